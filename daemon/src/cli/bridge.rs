@@ -1,0 +1,166 @@
+//! The arguments of `ledger bridge`.
+
+use clap::{Args, Subcommand};
+use ledger::bridge::OnFailure;
+use ledger::{MutationKind, PipelineId, StoreName};
+
+/// The commands that name a bridge ask the daemon about one of its configuration. `run`, `verify`,
+/// `dead-letters` and `replay` also work without a daemon, on databases named by URL: sqlite:PATH,
+/// <postgres://user:password@host:5432/database>, <clickhouse://user:password@host:8123/database>.
+/// Arguments can be seen by every user of a machine: a URL with a password is better given by
+/// `LEDGER_FROM` and `LEDGER_TO`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bridge {
+    /// Copy what the store holds, then follow its changes, in the foreground, without a daemon
+    #[command(
+        after_help = "Example: ledger bridge run --store orders --from sqlite:a.db --to sqlite:b.db --once"
+    )]
+    Run(Run),
+    /// List the daemon's bridges
+    #[command(after_help = "Example: ledger bridge list")]
+    List,
+    /// Tell what a bridge of the daemon is doing
+    #[command(after_help = "Example: ledger bridge status orders-to-clickhouse")]
+    Status(Named),
+    /// Let a bridge of the daemon pause until it is resumed, also over restarts
+    #[command(after_help = "Example: ledger bridge pause orders-to-clickhouse")]
+    Pause(Named),
+    /// Let a paused bridge go on
+    #[command(after_help = "Example: ledger bridge resume orders-to-clickhouse")]
+    Resume(Named),
+    /// Empty the replica of a bridge of the daemon, and copy everything anew
+    #[command(after_help = "Example: ledger bridge resync orders-to-clickhouse --yes")]
+    Resync(Resync),
+    /// Compare source and sink entry by entry, and name what differs
+    #[command(after_help = "Example: ledger bridge verify orders-to-clickhouse --repair")]
+    Verify(Verify),
+    /// List what the sink refused and was set aside
+    #[command(after_help = "Example: ledger bridge dead-letters orders-to-clickhouse")]
+    DeadLetters(DeadLetters),
+    /// Deliver the dead letters again
+    #[command(after_help = "Example: ledger bridge replay orders-to-clickhouse")]
+    Replay(Replay),
+}
+
+/// A bridge of the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The bridge, as the daemon's configuration names it
+    #[arg(value_parser = bridge)]
+    pub(crate) bridge: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resync {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Do it: the replica is empty until the copy has been made
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// The two ends of a bridge without a daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Ends {
+    /// The database of the store that is followed
+    #[arg(long, value_name = "URL", env = "LEDGER_FROM", hide_env_values = true)]
+    pub(crate) from: Option<String>,
+    /// The database that the replica is kept in
+    #[arg(long, value_name = "URL", env = "LEDGER_TO", hide_env_values = true)]
+    pub(crate) to: Option<String>,
+    /// The store
+    #[arg(long, short = 's', value_name = "NAME", value_parser = store_name)]
+    pub(crate) store: Option<StoreName>,
+    /// The bridge's name, which its cursor goes by; made from store and sink where not given
+    #[arg(long, short = 'n', value_name = "NAME", value_parser = pipeline_id)]
+    pub(crate) name: Option<PipelineId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+    /// End once everything that stood in the log at the start is delivered
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Kinds of mutation that are not carried: `set_tags`, `set_annotations`, trim, rename
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
+    pub(crate) skip: Vec<MutationKind>,
+    /// What happens to a mutation that the sink refuses: stop, park, skip
+    #[arg(long, value_name = "POLICY", default_value = "stop", value_parser = on_failure)]
+    pub(crate) on_failure: OnFailure,
+    /// How many deliveries run side by side, each with its own streams
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) lanes: u16,
+    /// Empty the replica first, and copy everything anew
+    #[arg(long)]
+    pub(crate) resync: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A bridge of the daemon; without one, the ends are named
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name", "skip"])]
+    pub(crate) bridge: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+    /// The kinds of mutation that the bridge does not carry
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
+    pub(crate) skip: Vec<MutationKind>,
+    /// Mend what differs
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetters {
+    /// A bridge of the daemon; without one, the ends are named (--to only where no --name is given)
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name"])]
+    pub(crate) bridge: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+    /// Forget the letter with this cursor, of a bridge of the daemon; may be repeated
+    #[arg(
+        long,
+        value_name = "CURSOR",
+        requires = "bridge",
+        conflicts_with = "discard_all"
+    )]
+    pub(crate) discard: Vec<String>,
+    /// Forget all letters of a bridge of the daemon
+    #[arg(long, requires = "bridge")]
+    pub(crate) discard_all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// A bridge of the daemon; without one, the ends are named
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name"])]
+    pub(crate) bridge: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+}
+
+fn store_name(text: &str) -> Result<StoreName, String> {
+    StoreName::new(text).map_err(|error| error.context().to_owned())
+}
+
+fn pipeline_id(text: &str) -> Result<PipelineId, String> {
+    PipelineId::new(text).map_err(|error| error.context().to_owned())
+}
+
+/// A name; what is none may be a URL with its password, and goes nowhere.
+fn bridge(text: &str) -> Result<String, String> {
+    pipeline_id(text).map(|name| name.to_string())
+}
+
+fn kind(text: &str) -> Result<MutationKind, String> {
+    text.trim()
+        .parse()
+        .map_err(|error: ledger::Error| error.context().to_owned())
+}
+
+fn on_failure(text: &str) -> Result<OnFailure, String> {
+    text.parse()
+        .map_err(|error: ledger::Error| error.context().to_owned())
+}

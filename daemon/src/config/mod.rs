@@ -1,0 +1,494 @@
+//! The configuration: what a file, the environment and the arguments say together.
+
+mod database;
+pub(crate) mod duration;
+mod first_run;
+mod sections;
+mod show;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use ledger::StoreName;
+
+pub(crate) use database::Db;
+pub(crate) use first_run::write as write_first;
+pub(crate) use sections::{BridgeConfig, Hook, HttpTls, Limits, Tls};
+pub(crate) use show::show;
+
+use tree::{Problems, Section};
+
+/// Where a daemon listens unless told otherwise.
+pub(crate) const LISTEN: &str = "localhost:50051";
+
+const KEYS: [&str; 13] = [
+    "listen",
+    "http_listen",
+    "log_file",
+    "api_key",
+    "allowed_stores",
+    "start_timeout",
+    "drain_timeout",
+    "tls",
+    "http_tls",
+    "db",
+    "limits",
+    "hooks",
+    "bridges",
+];
+
+/// A text that is printed nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What a daemon and its clients go by.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// The file, where there is one.
+    pub(crate) file: Option<PathBuf>,
+    /// Where the pid file is, and the database unless the file says otherwise.
+    pub(crate) folder: PathBuf,
+    /// The address of gRPC.
+    pub(crate) listen: String,
+    /// The address of HTTP; none for no HTTP.
+    pub(crate) http_listen: Option<String>,
+    pub(crate) log_file: Option<PathBuf>,
+    pub(crate) api_key: Option<Secret>,
+    /// Empty for all.
+    pub(crate) allowed_stores: Vec<StoreName>,
+    pub(crate) start_timeout: Option<Duration>,
+    /// How long a stop waits for calls and deliveries that are under way.
+    pub(crate) drain_timeout: Duration,
+    pub(crate) tls: Tls,
+    pub(crate) http_tls: HttpTls,
+    pub(crate) db: Db,
+    pub(crate) limits: Limits,
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) bridges: Vec<BridgeConfig>,
+}
+
+/// What the arguments and the environment say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) api_key: Option<Secret>,
+    pub(crate) addr: Option<String>,
+    pub(crate) http_addr: Option<String>,
+}
+
+impl Config {
+    /// Reads the named file, else the one in the home folder where it exists, else takes the
+    /// defaults; then what arguments and environment say instead.
+    pub(crate) fn load(overrides: &Overrides) -> anyhow::Result<Self> {
+        let mut config = match path(overrides)? {
+            (path, true) => Self::read(&path)?,
+            (path, false) => Self::defaults(folder_of(&path))?,
+        };
+        if let Some(key) = &overrides.api_key {
+            config.api_key = Some(key.clone());
+        }
+        if let Some(addr) = &overrides.addr {
+            check_address(addr).map_err(|rule| anyhow!("--addr: {rule}"))?;
+            config.listen.clone_from(addr);
+        }
+        if let Some(addr) = &overrides.http_addr {
+            check_address(addr).map_err(|rule| anyhow!("--http-addr: {rule}"))?;
+            config.http_listen = Some(addr.clone());
+        }
+        Ok(config)
+    }
+
+    /// Reads a file. An error names all that is wrong with it, each with key and line.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = tree::read_file(path)?;
+        let path = std::path::absolute(path).context("find the configuration's folder")?;
+        let problems = Problems::default();
+        Self::parse(&text, &path, &problems).map_err(|text| {
+            let text = format!("config {}: {text}", path.display());
+            let unset = problems.unset();
+            anyhow::Error::new(Bad { text, unset })
+        })
+    }
+
+    /// Reads the text of a file at `path`, and gathers its problems.
+    fn parse(text: &str, path: &Path, problems: &Problems) -> Result<Self, String> {
+        let node = tree::parse(text)?;
+        let folder = folder_of(path);
+        let top = Section::top(&node, &KEYS, problems);
+        let defaults = Self::defaults(folder.clone()).map_err(|error| format!("{error:#}"))?;
+        let address = |key: &str| {
+            let address = top.text(key)?;
+            match check_address(&address.text) {
+                Ok(()) => Some(address.text),
+                Err(rule) => {
+                    top.refuse(&address, rule);
+                    None
+                }
+            }
+        };
+        let config = Self {
+            listen: address("listen").unwrap_or(defaults.listen),
+            http_listen: address("http_listen"),
+            log_file: top.text("log_file").map(|path| path.text.into()),
+            api_key: top.text("api_key").map(|key| Secret(key.text)),
+            allowed_stores: sections::stores(&top, "allowed_stores"),
+            start_timeout: top.duration("start_timeout"),
+            drain_timeout: top
+                .duration("drain_timeout")
+                .unwrap_or(defaults.drain_timeout),
+            tls: sections::tls(&top),
+            http_tls: sections::http_tls(&top),
+            db: database::read(&top, &folder).unwrap_or(defaults.db),
+            limits: sections::limits(&top),
+            hooks: sections::hooks(&top),
+            bridges: sections::bridges(&top),
+            file: Some(path.to_owned()),
+            folder,
+        };
+        match problems.text() {
+            None => Ok(config),
+            Some(problems) => Err(problems),
+        }
+    }
+
+    /// The built-in defaults.
+    pub(crate) fn defaults(folder: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self {
+            file: None,
+            db: Db::in_folder(&folder)?,
+            folder,
+            listen: LISTEN.to_owned(),
+            http_listen: None,
+            log_file: None,
+            api_key: None,
+            allowed_stores: Vec::new(),
+            start_timeout: None,
+            drain_timeout: Duration::from_secs(10),
+            tls: Tls::default(),
+            http_tls: HttpTls::default(),
+            limits: Limits::default(),
+            hooks: Vec::new(),
+            bridges: Vec::new(),
+        })
+    }
+
+    /// What keeps a daemon from running by this configuration although it is well-formed.
+    pub(crate) fn check_for_daemon(&self) -> anyhow::Result<()> {
+        let file = self.file.as_deref().map(Path::display);
+        let within = |text: &str| match &file {
+            Some(file) => anyhow!("config {file}: {text}"),
+            None => anyhow!("{text}"),
+        };
+        if let Db::NotYet { reason, .. } = &self.db {
+            return Err(within(reason));
+        }
+        if self.tls.ca.is_some() && self.tls.cert.is_none() {
+            return Err(within(
+                "tls.ca: serves a client only; a daemon that asks for certificates needs tls.cert \
+                 and tls.key too",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What somebody should know who starts a daemon by this configuration.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.hooks.is_empty() {
+            let names: Vec<_> = self.hooks.iter().map(|hook| hook.name.as_str()).collect();
+            warnings.push(format!(
+                "hooks: this build does not deliver webhooks yet; nothing is sent for {}",
+                names.join(", ")
+            ));
+        }
+        warnings
+    }
+
+    /// How long `start` waits until the daemon is ready.
+    pub(crate) fn start_timeout(&self) -> Duration {
+        self.start_timeout.unwrap_or(match self.db.kind() {
+            "sqlite" => Duration::from_secs(5),
+            "clickhouse" => Duration::from_secs(20),
+            _ => Duration::from_secs(15),
+        })
+    }
+}
+
+/// A file that is wrong.
+#[derive(Debug)]
+struct Bad {
+    text: String,
+    unset: bool,
+}
+
+impl std::fmt::Display for Bad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Bad {}
+
+/// Whether a file could not be read because a variable that it names is not set in this process. In
+/// the daemon it may be.
+pub(crate) fn lacks_variable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Bad>().is_some_and(|bad| bad.unset)
+}
+
+/// The file to read, and whether to read it: a named one must be there.
+pub(crate) fn path(overrides: &Overrides) -> anyhow::Result<(PathBuf, bool)> {
+    if let Some(path) = &overrides.config {
+        if !path.exists() {
+            bail!("--config: {} does not exist", path.display());
+        }
+        return Ok((std::path::absolute(path).context("--config")?, true));
+    }
+    let home = std::env::home_dir()
+        .filter(|home| !home.as_os_str().is_empty())
+        .context("find the home folder: set HOME, or name a file with --config")?;
+    let path = home.join(".ledger").join("config.yaml");
+    let exists = path.exists();
+    Ok((path, exists))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Checks `host:port`. The host may be absent, for all addresses of the machine.
+pub(crate) fn check_address(address: &str) -> Result<(), String> {
+    const RULE: &str = "must be host:port, as in localhost:50051 or :8080";
+    let refused = || format!("{address:?} {RULE}");
+    let (host, port) = address.rsplit_once(':').ok_or_else(refused)?;
+    let numeric = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !numeric || port.parse::<u16>().is_err() {
+        return Err(refused());
+    }
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let valid = match bracketed {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+    };
+    if valid { Ok(()) } else { Err(refused()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(
+            text,
+            Path::new("/etc/ledger/config.yaml"),
+            &Problems::default(),
+        )
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = r#"
+listen: "0.0.0.0:1"
+http_listen: ":2"
+log_file: "/x.log"
+api_key: hunter2
+allowed_stores: [orders, users]
+start_timeout: "1m30s"
+drain_timeout: 3s
+tls: {cert: a, key: b, ca: c}
+http_tls: {cert: d, key: e}
+db:
+  type: postgres
+  postgres: {dsn: "host=h user=u password=hunter2 dbname=d"}
+limits: {message_bytes: 5, entries_per_call: 6, concurrent_streams: 7, header_bytes: 8, request_timeout: 9s}
+hooks:
+  - {name: audit, store: orders, stream: "", url: "https://h/x", secret: "hunter2", max_retries: 5, interval: "5s", ca: "", insecure_skip_verify: true}
+bridges:
+  - {name: b, store: orders, to: "clickhouse://u:hunter2@h:8123/db", skip: [set_tags, trim], on_failure: park}
+"#;
+        let config = parse(text).unwrap();
+        assert_eq!(config.listen, "0.0.0.0:1");
+        assert_eq!(config.http_listen.as_deref(), Some(":2"));
+        assert_eq!(config.start_timeout(), Duration::from_secs(90));
+        assert_eq!(config.allowed_stores.len(), 2);
+        assert_eq!(config.db.kind(), "postgres");
+        assert_eq!(config.limits.message_bytes, Some(5));
+        assert_eq!(config.limits.request_timeout, Some(Duration::from_secs(9)));
+        assert!(config.hooks[0].insecure_skip_verify);
+        assert_eq!(config.bridges[0].skip.len(), 2);
+        assert_eq!(config.warnings().len(), 1);
+        let shown = format!("{config:?} {}", show(&config));
+        assert!(!shown.contains("hunter2"), "{shown}");
+        // What is shown is read again.
+        let again = parse(&show(&config)).unwrap();
+        assert_eq!(show(&again), show(&config));
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        for text in ["", "# nothing\n\n", "listen:\n", "listen: null\ndb: {}\n"] {
+            let config = parse(text).unwrap();
+            assert_eq!(config.listen, LISTEN, "{text:?}");
+            assert_eq!(config.db.kind(), "sqlite");
+        }
+        assert!(show(&parse("").unwrap()).contains("/etc/ledger/ledger.db"));
+    }
+
+    #[test]
+    fn a_refusal_names_key_and_line() {
+        for (text, words) in [
+            ("listen: x", &["line 1", "listen", "host:port"][..]),
+            ("\nlisten: \"localhost:99999\"", &["line 2", "listen"]),
+            ("listem: x", &["line 1", "listem", "not a known key"]),
+            ("db:\n  sqlite:\n    pth: x", &["line 3", "db.sqlite.pth"]),
+            ("db: {type: oracle}", &["db.type", "sqlite, postgres"]),
+            (
+                "db:\n  type: postgres",
+                &["line 2", "db.postgres.dsn", "must be given"],
+            ),
+            (
+                "db:\n  type: clickhouse\n  clickhouse:\n    dsn: tcp://h:9000/d",
+                &["line 4", "db.clickhouse.dsn", "clickhouse://", "8123"],
+            ),
+            (
+                "db: {type: clickhouse, clickhouse: {dsn: 'clickhouse://h:9000/d'}}",
+                &["db.clickhouse.dsn", "HTTP"],
+            ),
+            ("start_timeout: 5", &["line 1", "start_timeout", "250ms"]),
+            ("start_timeout: 0s", &["start_timeout"]),
+            ("start_timeout: -5s", &["start_timeout"]),
+            ("tls:\n  cert: a", &["line 2", "tls.key", "tls.cert"]),
+            ("tls:\n  key: a", &["line 2", "tls.cert", "tls.key"]),
+            ("http_tls: {cert: a}", &["http_tls.key"]),
+            ("http_tls: {ca: a}", &["http_tls.cert"]),
+            (
+                "allowed_stores: [ok, '9']",
+                &["allowed_stores[1]", "must match"],
+            ),
+            ("allowed_stores: ok", &["allowed_stores", "list"]),
+            ("hooks: [{name: a}]", &["hooks[0].store", "hooks[0].url"]),
+            (
+                "hooks: [{name: a, store: o, url: 'ftp://h'}]",
+                &["hooks[0].url", "http"],
+            ),
+            (
+                "hooks: [{name: a, store: o, url: 'http://h', max_retries: x}]",
+                &["hooks[0].max_retries"],
+            ),
+            (
+                "hooks: [{name: a, store: o, url: 'http://h', insecure_skip_verify: x}]",
+                &["insecure_skip_verify", "true or false"],
+            ),
+            (
+                "bridges: [{name: a, store: o}]",
+                &["bridges[0].to", "must be given"],
+            ),
+            (
+                "bridges:\n- {name: a, store: o, to: 'sqlite:x'}\n- {name: a, store: o, to: 'sqlite:y'}",
+                &["line 3", "bridges[1].name", "another bridge"],
+            ),
+            (
+                "bridges: [{name: a, store: o, to: 'mysql://u:hunter2@h/d'}]",
+                &["bridges[0].to", "mysql"],
+            ),
+            (
+                "bridges: [{name: a, store: o, to: 'sqlite:x', on_failure: cry}]",
+                &["bridges[0].on_failure", "stop, park, skip"],
+            ),
+            (
+                "bridges: [{name: a, store: o, to: 'sqlite:x', skip: [append]}]",
+                &["bridges[0].skip[0]"],
+            ),
+            (
+                "api_key: '${LEDGER_TEST_UNSET}'",
+                &["line 1", "api_key", "LEDGER_TEST_UNSET", "not set"],
+            ),
+            (
+                "listen: a:1\nlisten: a:2",
+                &["line 2", "listen", "twice", "line 1"],
+            ),
+            ("listen: [", &["line"]),
+            ("- a", &["line 1"]),
+            (
+                "limits: {entries_per_call: 0}",
+                &["limits.entries_per_call", "above 0"],
+            ),
+            ("listen: {a: b}", &["listen", "one value"]),
+            ("db: x", &["db", "pairs"]),
+        ] {
+            let said = parse(text).err().unwrap_or_default();
+            for word in words {
+                assert!(
+                    said.contains(word),
+                    "{text:?}: {word:?} is not part of {said:?}"
+                );
+            }
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_holds_no_stores_yet_is_refused_by_the_daemon_only() {
+        for text in [
+            "db:\n  type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h'}",
+            "db:\n  type: clickhouse\n  clickhouse: {dsn: 'clickhouse://u:hunter2@h:8123/d'}",
+        ] {
+            let config = parse(text).unwrap();
+            let error = format!("{:#}", config.check_for_daemon().unwrap_err());
+            assert!(error.contains("line 2: db.type"), "{error}");
+            assert!(
+                error.contains("yet") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for good in [
+            "localhost:1",
+            ":50051",
+            "[::1]:80",
+            "10.0.0.1:0",
+            "a-b.c:65535",
+        ] {
+            assert!(check_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            "localhost:",
+            "a:b",
+            "a:65536",
+            "::1:80",
+            "[x]:1",
+            "a b:1",
+            "http://a:1",
+            "a:+1",
+        ] {
+            assert!(check_address(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The sections that are lists or small groups.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ledger::bridge::OnFailure;
+use ledger::connect::DatabaseUrl;
+use ledger::{MutationKind, PipelineId, StoreName};
+
+use super::Secret;
+use super::tree::{Scalar, Section};
+
+/// TLS of gRPC. A client reads the same keys: `ca` verifies the daemon, `cert` and `key` are its own
+/// certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tls {
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// TLS of HTTP; `ca` asks clients for certificates.
+pub(crate) type HttpTls = Tls;
+
+/// Bounds of single calls; none for the server's own default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) message_bytes: Option<usize>,
+    pub(crate) entries_per_call: Option<usize>,
+    pub(crate) concurrent_streams: Option<usize>,
+    pub(crate) header_bytes: Option<usize>,
+    pub(crate) request_timeout: Option<Duration>,
+}
+
+/// A webhook.
+#[derive(Debug, Clone)]
+pub(crate) struct Hook {
+    pub(crate) name: String,
+    pub(crate) store: StoreName,
+    pub(crate) stream: String,
+    pub(crate) url: Secret,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) max_retries: u64,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) insecure_skip_verify: bool,
+}
+
+/// A bridge that the daemon runs.
+#[derive(Debug, Clone)]
+pub(crate) struct BridgeConfig {
+    pub(crate) name: PipelineId,
+    pub(crate) store: StoreName,
+    /// None for the daemon's own database.
+    pub(crate) from: Option<DatabaseUrl>,
+    pub(crate) to: DatabaseUrl,
+    pub(crate) skip: BTreeSet<MutationKind>,
+    pub(crate) on_failure: OnFailure,
+    /// Everything above as it was written, secrets included, to see what a reload changes.
+    pub(crate) written: Secret,
+}
+
+pub(super) fn tls(top: &Section<'_>) -> Tls {
+    group(top, "tls")
+}
+
+pub(super) fn http_tls(top: &Section<'_>) -> HttpTls {
+    let tls = group(top, "http_tls");
+    if tls.ca.is_some() && tls.cert.is_none() {
+        top.section("http_tls", &["cert", "key", "ca"])
+            .refuse_key("cert", "must be given where http_tls.ca is");
+    }
+    tls
+}
+
+fn group(top: &Section<'_>, key: &str) -> Tls {
+    let section = top.section(key, &["cert", "key", "ca"]);
+    let path = |key: &str| section.text(key).map(|path| PathBuf::from(path.text));
+    let tls = Tls {
+        cert: path("cert"),
+        key: path("key"),
+        ca: path("ca"),
+    };
+    match (&tls.cert, &tls.key) {
+        (Some(_), None) => section.refuse_key("key", format!("must be given where {key}.cert is")),
+        (None, Some(_)) => section.refuse_key("cert", format!("must be given where {key}.key is")),
+        _ => {}
+    }
+    tls
+}
+
+pub(super) fn limits(top: &Section<'_>) -> Limits {
+    let section = top.section(
+        "limits",
+        &[
+            "message_bytes",
+            "entries_per_call",
+            "concurrent_streams",
+            "header_bytes",
+            "request_timeout",
+        ],
+    );
+    let number = |key: &str| {
+        section.parsed(key, "must be a whole number above 0", |text| {
+            text.parse::<usize>()
+                .ok()
+                .filter(|number| *number > 0 && u32::try_from(*number).is_ok())
+        })
+    };
+    Limits {
+        message_bytes: number("message_bytes"),
+        entries_per_call: number("entries_per_call"),
+        concurrent_streams: number("concurrent_streams"),
+        header_bytes: number("header_bytes"),
+        request_timeout: section.duration("request_timeout"),
+    }
+}
+
+pub(super) fn stores(section: &Section<'_>, key: &str) -> Vec<StoreName> {
+    let names = section.scalars(key);
+    names
+        .iter()
+        .filter_map(|name| store_name(section, name))
+        .collect()
+}
+
+fn store_name(section: &Section<'_>, scalar: &Scalar) -> Option<StoreName> {
+    understood(section, scalar, StoreName::new(&scalar.text))
+}
+
+fn understood<T>(
+    section: &Section<'_>,
+    scalar: &Scalar,
+    result: Result<T, ledger::Error>,
+) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            section.refuse(scalar, error.context());
+            None
+        }
+    }
+}
+
+pub(super) fn hooks(top: &Section<'_>) -> Vec<Hook> {
+    const KEYS: [&str; 9] = [
+        "name",
+        "store",
+        "stream",
+        "url",
+        "secret",
+        "max_retries",
+        "interval",
+        "ca",
+        "insecure_skip_verify",
+    ];
+    let mut names = BTreeSet::new();
+    let mut hooks = Vec::new();
+    for section in top.sections("hooks", &KEYS) {
+        let name = section.required("name");
+        let store = section.required("store");
+        let url = section.required("url");
+        if let Some(name) = &name
+            && !names.insert(name.text.clone())
+        {
+            section.refuse(name, "is the name of another hook");
+        }
+        let store = store.and_then(|store| store_name(&section, &store));
+        let url = url.filter(|url| {
+            let http = url::Url::parse(&url.text)
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            if !http {
+                section.refuse(url, "must be an http:// or https:// URL");
+            }
+            http
+        });
+        let max_retries = section.parsed("max_retries", "must be a whole number", |text| {
+            text.parse::<u64>().ok()
+        });
+        let interval = section.duration("interval");
+        let insecure_skip_verify = section.switch("insecure_skip_verify");
+        let text = |key: &str| section.text(key).map(|scalar| scalar.text);
+        let (stream, secret, ca) = (text("stream"), text("secret"), text("ca"));
+        if let (Some(name), Some(store), Some(url)) = (name, store, url) {
+            hooks.push(Hook {
+                name: name.text,
+                store,
+                stream: stream.unwrap_or_default(),
+                url: Secret(url.text),
+                secret: secret.map(Secret),
+                max_retries: max_retries.unwrap_or(0),
+                interval,
+                ca: ca.map(PathBuf::from),
+                insecure_skip_verify,
+            });
+        }
+    }
+    hooks
+}
+
+pub(super) fn bridges(top: &Section<'_>) -> Vec<BridgeConfig> {
+    const KEYS: [&str; 6] = ["name", "store", "from", "to", "skip", "on_failure"];
+    let mut names = BTreeSet::new();
+    let mut bridges = Vec::new();
+    for section in top.sections("bridges", &KEYS) {
+        let name = section.required("name");
+        let store = section.required("store");
+        let to = section.required("to");
+        let from = section.text("from");
+        let policy = section.text("on_failure");
+        let kinds = section.scalars("skip");
+        let given = [&name, &store, &from, &to, &policy].map(|part| part.as_ref().map(|s| &s.text));
+        let skipped: Vec<_> = kinds.iter().map(|kind| &kind.text).collect();
+        let written = Secret(format!("{given:?} {skipped:?}"));
+
+        let database =
+            |scalar: &Scalar| understood(&section, scalar, DatabaseUrl::parse(&scalar.text));
+        let pipeline = name
+            .as_ref()
+            .and_then(|name| understood(&section, name, PipelineId::new(&name.text)));
+        if let (Some(scalar), Some(name)) = (&name, &pipeline)
+            && !names.insert(name.to_string())
+        {
+            section.refuse(scalar, "is the name of another bridge");
+        }
+        let store = store.and_then(|store| store_name(&section, &store));
+        let to = to.as_ref().and_then(database);
+        let from = from.as_ref().map(database);
+        let on_failure = policy.map_or(Some(OnFailure::default()), |policy| {
+            understood(&section, &policy, policy.text.parse())
+        });
+        let skip: BTreeSet<_> = kinds
+            .iter()
+            .filter_map(|kind| understood(&section, kind, kind.text.parse()))
+            .collect();
+        if let (Some(name), Some(store), Some(to), Some(on_failure)) =
+            (pipeline, store, to, on_failure)
+            && !matches!(from, Some(None))
+        {
+            bridges.push(BridgeConfig {
+                name,
+                store,
+                from: from.flatten(),
+                to,
+                skip,
+                on_failure,
+                written,
+            });
+        }
+    }
+    bridges
+}

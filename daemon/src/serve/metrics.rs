@@ -1,0 +1,130 @@
+//! What `/metrics` tells of stores and bridges, in Prometheus' text format.
+
+use std::sync::Arc;
+
+use ledger_server::{BridgeStatus, RenderMetrics, StoreState};
+use ledger_telemetry::PrometheusRecorder;
+
+use super::bridges::Running;
+use super::stores::Served;
+
+/// Renders the numbers of this moment, each time it is asked.
+pub(super) fn renderer(
+    stores: &Arc<Served>,
+    bridges: &Arc<Running>,
+    scraped: &PrometheusRecorder,
+) -> RenderMetrics {
+    let (stores, bridges, scraped) = (Arc::clone(stores), Arc::clone(bridges), scraped.clone());
+    Arc::new(move || {
+        let mut text = String::new();
+        let up = stores.statuses().into_iter().map(|store| {
+            let reachable = store.state != StoreState::Unavailable;
+            (store.name.to_string(), f64::from(u8::from(reachable)))
+        });
+        family(
+            &mut text,
+            (
+                "ledger_store_up",
+                "gauge",
+                "Whether the backend of a store answers.",
+            ),
+            "store",
+            up,
+        );
+        let statuses = bridges.statuses();
+        for (head, value) in BRIDGE {
+            let values = statuses
+                .iter()
+                .map(|bridge| (bridge.name.to_string(), value(bridge)));
+            family(&mut text, head, "bridge_name", values);
+        }
+        match scraped.render() {
+            Ok(counted) => text.push_str(&counted),
+            Err(error) => tracing::error!(error = error.chain(), "metrics are missing"),
+        }
+        text
+    })
+}
+
+/// Name, kind and meaning.
+type Head = (&'static str, &'static str, &'static str);
+
+/// A number of a bridge.
+type Number = fn(&BridgeStatus) -> f64;
+
+/// What is told of each bridge.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "the format knows floating point numbers only"
+)]
+const BRIDGE: [(Head, Number); 7] = [
+    (
+        (
+            "ledger_bridge_up",
+            "gauge",
+            "Whether a bridge makes progress.",
+        ),
+        |bridge| f64::from(u8::from(bridge.ready)),
+    ),
+    (
+        (
+            "ledger_bridge_lag_seconds",
+            "gauge",
+            "The age of the oldest mutation not delivered.",
+        ),
+        |bridge| bridge.lag.as_secs_f64(),
+    ),
+    (
+        (
+            "ledger_bridge_lag_entries",
+            "gauge",
+            "How many mutations are not delivered.",
+        ),
+        |bridge| bridge.lag_entries as f64,
+    ),
+    (
+        (
+            "ledger_bridge_mutations_refused_total",
+            "counter",
+            "Mutations refused and left out.",
+        ),
+        |bridge| bridge.refused as f64,
+    ),
+    (
+        (
+            "ledger_bridge_mutations_parked_total",
+            "counter",
+            "Mutations set aside.",
+        ),
+        |bridge| bridge.parked as f64,
+    ),
+    (
+        (
+            "ledger_bridge_dead_letters",
+            "gauge",
+            "Dead letters that wait.",
+        ),
+        |bridge| bridge.dead_letters as f64,
+    ),
+    (
+        (
+            "ledger_bridge_bytes_total",
+            "counter",
+            "Bytes delivered, roughly.",
+        ),
+        |bridge| bridge.bytes as f64,
+    ),
+];
+
+/// Writes one family. Names of stores and bridges hold no character that needs an escape.
+fn family(
+    text: &mut String,
+    (name, kind, help): Head,
+    label: &str,
+    values: impl Iterator<Item = (String, f64)>,
+) {
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    for (of, value) in values {
+        text.push_str(&format!("{name}{{{label}=\"{of}\"}} {value}\n"));
+    }
+}

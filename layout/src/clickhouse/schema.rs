@@ -1,0 +1,437 @@
+//! The tables and the view: creating them where they are absent, refusing those of another shape.
+
+use clickhouse::Row;
+use ledger_core::{Error, ErrorKind, Result, StoreName};
+use serde::Deserialize;
+
+use super::{Connection, identifier};
+
+const OPERATION: &str = "open ClickHouse tables";
+
+/// The version of this layout; the view's comment carries it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// What marks a view as ours; the version follows.
+const COMMENT: &str = "ledger layout ";
+
+/// How a table has to look.
+struct Shape {
+    /// As `engine_full` begins.
+    engine: &'static str,
+    sorting_key: &'static str,
+    columns: &'static [(&'static str, &'static str)],
+    settings: &'static [(&'static str, &'static str)],
+}
+
+// A MergeTree does not sync by default, so that an acknowledged insert could be lost with the
+// machine. The window makes insert tokens work, which a table without replicas has off.
+const DATA_SETTINGS: &[(&str, &str)] = &[
+    ("non_replicated_deduplication_window", "1000"),
+    ("fsync_after_insert", "1"),
+    ("fsync_part_directory", "1"),
+];
+
+// No window: a cursor row that repeats an earlier one is written, not dropped.
+const STATE_SETTINGS: &[(&str, &str)] =
+    &[("fsync_after_insert", "1"), ("fsync_part_directory", "1")];
+
+const ENTRIES: Shape = Shape {
+    engine: "ReplacingMergeTree(label_version)",
+    sorting_key: "stream_key, id",
+    columns: &[
+        ("stream_key", "UInt64"),
+        ("id", "UInt64"),
+        ("label_version", "UInt64"),
+        ("payload", "String"),
+        ("order_key", "String"),
+        ("dedup_key", "String"),
+        ("schema_version", "Int64"),
+        ("metadata", "Map(String, String)"),
+        ("tags", "Array(String)"),
+        ("annotations", "Map(String, String)"),
+        ("created_at", "DateTime64(6, 'UTC')"),
+    ],
+    settings: DATA_SETTINGS,
+};
+
+// Each state carries its version first, so that the maximum is the newest. That holds for
+// `updated_at` too: of two label changes the later may have the earlier time, since a transaction
+// takes its time when it begins.
+const LABELS: Shape = Shape {
+    engine: "AggregatingMergeTree",
+    sorting_key: "stream_key, id",
+    columns: &[
+        ("stream_key", "UInt64"),
+        ("id", "UInt64"),
+        (
+            "tags",
+            "SimpleAggregateFunction(max, Tuple(UInt64, Array(String)))",
+        ),
+        (
+            "annotations",
+            "SimpleAggregateFunction(max, Tuple(UInt64, Array(Tuple(String, String))))",
+        ),
+        (
+            "updated_at",
+            "SimpleAggregateFunction(max, Tuple(UInt64, DateTime64(6, 'UTC')))",
+        ),
+    ],
+    settings: DATA_SETTINGS,
+};
+
+const STREAMS: Shape = Shape {
+    engine: "AggregatingMergeTree",
+    sorting_key: "stream_key",
+    columns: &[
+        ("stream_key", "UInt64"),
+        (
+            "name",
+            "SimpleAggregateFunction(max, Tuple(UInt64, String))",
+        ),
+        ("version", "SimpleAggregateFunction(max, UInt64)"),
+        ("trimmed_through", "SimpleAggregateFunction(max, UInt64)"),
+    ],
+    settings: DATA_SETTINGS,
+};
+
+// (fence, cursor in hexadecimal, source): the newest fence's furthest cursor is the maximum.
+const CURSORS: Shape = Shape {
+    engine: "AggregatingMergeTree",
+    sorting_key: "store, pipeline",
+    columns: &[
+        ("store", "String"),
+        ("pipeline", "String"),
+        (
+            "state",
+            "SimpleAggregateFunction(max, Tuple(UInt64, String, String))",
+        ),
+    ],
+    settings: STATE_SETTINGS,
+};
+
+// (epoch, 1 where bound or 0 where released, source).
+const STORES: Shape = Shape {
+    engine: "AggregatingMergeTree",
+    sorting_key: "store",
+    columns: &[
+        ("store", "String"),
+        (
+            "binding",
+            "SimpleAggregateFunction(max, Tuple(UInt64, UInt8, String))",
+        ),
+    ],
+    settings: STATE_SETTINGS,
+};
+
+const VIEW_COLUMNS: &[(&str, &str)] = &[
+    ("stream", "String"),
+    ("id", "UInt64"),
+    ("payload", "String"),
+    ("order_key", "String"),
+    ("dedup_key", "String"),
+    ("schema_version", "Int64"),
+    ("metadata", "Map(String, String)"),
+    ("tags", "Array(String)"),
+    ("annotations", "Map(String, String)"),
+    ("created_at", "DateTime64(6, 'UTC')"),
+    ("updated_at", "Nullable(DateTime64(6, 'UTC'))"),
+];
+
+/// The names of a store's tables. They consist of letters, digits and underscores, and need no
+/// quoting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// The store's name, which is its key in the two shared tables.
+    pub store: StoreName,
+    /// The entries as they were appended.
+    pub entries: String,
+    /// The newer label states.
+    pub labels: String,
+    /// Names, versions and trim boundaries.
+    pub streams: String,
+    /// The view of the present content.
+    pub current: String,
+}
+
+impl Tables {
+    /// The cursors of all pipelines into this database.
+    pub const CURSORS: &'static str = "ledger_cursors";
+    /// Which source each store of this database is bound to.
+    pub const STORES: &'static str = "ledger_stores";
+
+    /// The names for a store.
+    pub fn new(store: &StoreName) -> Self {
+        Self {
+            store: store.clone(),
+            entries: format!("{store}_entries"),
+            labels: format!("{store}_labels"),
+            streams: format!("{store}_streams"),
+            current: format!("{store}_current"),
+        }
+    }
+
+    /// Creates what is absent, and checks what is there: `InvalidInput` for a table of another
+    /// shape, naming table and difference; nothing is altered then.
+    pub async fn open(&self, connection: &Connection) -> Result<()> {
+        let shapes = self.shapes();
+        // Everything is checked before anything is created: a refusal leaves no traces.
+        let present = self.present(connection).await?;
+        let columns = self.columns(connection).await?;
+        for (name, shape) in &shapes {
+            check(name, shape, &present, &columns)?;
+        }
+        let replace = self.check_view(&present, &columns)?;
+        for (name, shape) in &shapes {
+            if !present.iter().any(|table| table.name == *name) {
+                connection.execute(OPERATION, &shape.create(name)).await?;
+            }
+        }
+        if let Some(create) = replace {
+            connection.execute(OPERATION, &self.view(create)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the store's tables are there, whatever their shape.
+    pub async fn exist(&self, connection: &Connection) -> Result<bool> {
+        let present = self.present(connection).await?;
+        Ok(present.iter().any(|table| table.name == self.entries))
+    }
+
+    /// Removes the content of the three tables; the view stays, and so do cursors and binding.
+    pub async fn clear(&self, connection: &Connection) -> Result<()> {
+        // The streams first: without them nothing is visible.
+        for table in [&self.streams, &self.labels, &self.entries] {
+            // The setting lifts the server's guard against dropping large tables by mistake.
+            let sql = format!("TRUNCATE TABLE {table} SETTINGS max_table_size_to_drop = 0");
+            connection.execute("clear ClickHouse tables", &sql).await?;
+        }
+        Ok(())
+    }
+
+    fn shapes(&self) -> [(&str, Shape); 5] {
+        [
+            (self.entries.as_str(), ENTRIES),
+            (self.labels.as_str(), LABELS),
+            (self.streams.as_str(), STREAMS),
+            (Self::CURSORS, CURSORS),
+            (Self::STORES, STORES),
+        ]
+    }
+
+    async fn present(&self, connection: &Connection) -> Result<Vec<Table>> {
+        let query = connection
+            .client()
+            .query(
+                "SELECT name, engine, engine_full, sorting_key, partition_key, comment \
+                 FROM system.tables WHERE database = ? AND name IN ?",
+            )
+            .bind(&connection.config().database)
+            .bind(self.names());
+        connection.fetch_all(OPERATION, query).await
+    }
+
+    async fn columns(&self, connection: &Connection) -> Result<Vec<Column>> {
+        let query = connection
+            .client()
+            .query(
+                "SELECT table, name, type FROM system.columns \
+                 WHERE database = ? AND table IN ? ORDER BY table, position",
+            )
+            .bind(&connection.config().database)
+            .bind(self.names());
+        connection.fetch_all(OPERATION, query).await
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.shapes().into_iter().map(|(name, _)| name).collect();
+        names.push(&self.current);
+        names
+    }
+
+    /// Whether the view has to be made, and if so by which words.
+    fn check_view(&self, present: &[Table], columns: &[Column]) -> Result<Option<&'static str>> {
+        let name = &self.current;
+        let Some(view) = present.iter().find(|table| table.name == *name) else {
+            return Ok(Some("CREATE VIEW IF NOT EXISTS"));
+        };
+        if view.engine != "View" {
+            return Err(refuse(
+                name,
+                &format!("it is a {}, not a view", view.engine),
+            ));
+        }
+        let version = view
+            .comment
+            .strip_prefix(COMMENT)
+            .and_then(|text| text.parse::<u32>().ok());
+        match version {
+            None => Err(refuse(name, "it is a view that Ledger did not make")),
+            Some(version) if version > LAYOUT_VERSION => {
+                let what = format!("it has layout {version}, made by a newer version of Ledger");
+                Err(refuse(name, &what))
+            }
+            Some(version) if version < LAYOUT_VERSION => Ok(Some("CREATE OR REPLACE VIEW")),
+            Some(_) => check_columns(name, VIEW_COLUMNS, columns).map(|()| None),
+        }
+    }
+
+    /// A label state wins over the entry's own where its version is higher. Labels of an entry that
+    /// is not there, and entries at or below their stream's boundary, stay invisible: a replay of
+    /// anything changes nothing.
+    fn view(&self, create: &str) -> String {
+        let Self {
+            entries,
+            labels,
+            streams,
+            current,
+            ..
+        } = self;
+        format!(
+            "{create} {current} AS SELECT \
+             tupleElement(s.name, 2) AS stream, e.id AS id, e.payload AS payload, \
+             e.order_key AS order_key, e.dedup_key AS dedup_key, \
+             e.schema_version AS schema_version, e.metadata AS metadata, \
+             {} AS tags, {} AS annotations, e.created_at AS created_at, {} AS updated_at \
+             FROM {entries} AS e FINAL \
+             INNER JOIN {streams} AS s FINAL ON s.stream_key = e.stream_key \
+             LEFT JOIN {labels} AS l FINAL ON l.stream_key = e.stream_key AND l.id = e.id \
+             WHERE e.id > s.trimmed_through \
+             SETTINGS join_use_nulls = 0 \
+             COMMENT '{COMMENT}{LAYOUT_VERSION}'",
+            Self::TAGS,
+            Self::ANNOTATIONS,
+            Self::UPDATED_AT,
+        )
+    }
+
+    /// The present tags of entry `e` with labels `l`.
+    pub const TAGS: &'static str = "if(tupleElement(l.tags, 1) > e.label_version, \
+         tupleElement(l.tags, 2), e.tags)";
+    /// The present annotations of entry `e` with labels `l`.
+    pub const ANNOTATIONS: &'static str = "if(tupleElement(l.annotations, 1) > e.label_version, \
+         CAST(tupleElement(l.annotations, 2), 'Map(String, String)'), e.annotations)";
+    /// When the labels `l` changed last; NULL where they never did.
+    pub const UPDATED_AT: &'static str =
+        "if(tupleElement(l.updated_at, 1) > 0, tupleElement(l.updated_at, 2), NULL)";
+}
+
+impl Shape {
+    fn create(&self, name: &str) -> String {
+        let list = |pairs: &[(&str, &str)], between: &str| {
+            let pairs: Vec<String> = pairs
+                .iter()
+                .map(|(name, value)| format!("{name}{between}{value}"))
+                .collect();
+            pairs.join(", ")
+        };
+        format!(
+            "CREATE TABLE IF NOT EXISTS {name} ({}) ENGINE = {} ORDER BY ({}) SETTINGS {}",
+            list(self.columns, " "),
+            self.engine,
+            self.sorting_key,
+            list(self.settings, " = "),
+        )
+    }
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Table {
+    name: String,
+    engine: String,
+    engine_full: String,
+    sorting_key: String,
+    partition_key: String,
+    comment: String,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Column {
+    table: String,
+    name: String,
+    r#type: String,
+}
+
+fn check(name: &str, shape: &Shape, present: &[Table], columns: &[Column]) -> Result<()> {
+    let Some(table) = present.iter().find(|table| table.name == name) else {
+        return Ok(());
+    };
+    let expect = |what: &str, expected: &str, found: &str| {
+        if expected == found {
+            return Ok(());
+        }
+        Err(refuse(
+            name,
+            &format!("its {what} is {found:?} instead of {expected:?}"),
+        ))
+    };
+    // The engine as it was declared ends where its clauses begin.
+    let engine = table
+        .engine_full
+        .split(" ORDER BY")
+        .next()
+        .unwrap_or_default();
+    let engine = engine.split(" PARTITION BY").next().unwrap_or_default();
+    expect("engine", shape.engine, engine)?;
+    // Newer versions keep the parentheses around a single column.
+    expect(
+        "sorting key",
+        shape.sorting_key,
+        table.sorting_key.trim_matches(['(', ')']),
+    )?;
+    expect("partition key", "", &table.partition_key)?;
+    check_columns(name, shape.columns, columns)?;
+    let settings = table
+        .engine_full
+        .split(" SETTINGS ")
+        .nth(1)
+        .unwrap_or_default();
+    for (setting, value) in shape.settings {
+        let found = settings
+            .split(", ")
+            .find_map(|pair| pair.split_once(" = ").filter(|(found, _)| found == setting))
+            .map_or("not set", |(_, value)| value);
+        expect(&format!("setting {setting}"), value, found)?;
+    }
+    Ok(())
+}
+
+fn check_columns(table: &str, expected: &[(&str, &str)], columns: &[Column]) -> Result<()> {
+    let found: Vec<&Column> = columns
+        .iter()
+        .filter(|column| column.table == table)
+        .collect();
+    for (name, kind) in expected {
+        let Some(column) = found.iter().find(|column| column.name == *name) else {
+            return Err(refuse(
+                table,
+                &format!("its column {} is missing", identifier(name)),
+            ));
+        };
+        if column.r#type != *kind {
+            let what = format!("its column {} is {} instead of {kind}", name, column.r#type);
+            return Err(refuse(table, &what));
+        }
+    }
+    match found
+        .iter()
+        .find(|column| !expected.iter().any(|(name, _)| column.name == *name))
+    {
+        Some(other) => Err(refuse(
+            table,
+            &format!("its column {} is unknown", other.name),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn refuse(table: &str, difference: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        OPERATION,
+        format!(
+            "table {table} has another shape: {difference}; \
+             nothing was changed, rename that table or choose another database"
+        ),
+    )
+}

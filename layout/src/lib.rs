@@ -1,0 +1,14 @@
+//! The tables that a backend's store and its sink share: connection settings, migrations, cursors,
+//! error mapping, and the stored form of the mutation log. Sources and sinks depend on this crate
+//! and never on each other.
+
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
+pub mod log;
+mod options;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+pub use options::{Retention, StoreOptions};

@@ -1,0 +1,23 @@
+//! PostgreSQL: connections, tables, rows, cursors and errors.
+
+mod config;
+mod contents;
+mod cursors;
+mod database;
+mod error;
+mod functions;
+mod promote;
+mod rows;
+mod schema;
+
+pub use config::PostgresConfig;
+pub use contents::{PostgresContents, fetch_entries, select_entries, streams_after};
+pub use cursors::PostgresCursors;
+pub use database::PostgresDatabase;
+pub use error::{failed, is_undefined_table};
+pub use promote::promote;
+pub use rows::{
+    ENTRY_COLUMNS, Micros, array_literal, entry_from_row, json_object, log_row_from_row, micros,
+    stream_state_from_row,
+};
+pub use schema::{Role, StoreRow, Tables, check_server, find_store, migrate, open_store};

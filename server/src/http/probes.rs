@@ -1,0 +1,68 @@
+//! What operators and their tools look at.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use super::RenderMetrics;
+use crate::{Component, Service};
+
+/// Alive is who answers.
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn ready(State(service): State<Service>) -> Response {
+    let readiness = service.readiness().await;
+    let components: Vec<Value> = readiness.components.iter().map(component).collect();
+    let ready = readiness.is_ready();
+    let status = if readiness.shutting_down {
+        "shutting down"
+    } else if ready {
+        "ready"
+    } else {
+        "not ready"
+    };
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({"status": status, "components": components});
+    (code, Json(body)).into_response()
+}
+
+fn component(component: &Component) -> Value {
+    match component {
+        Component::Store(store) => json!({
+            "kind": "store",
+            "name": store.name.as_str(),
+            "ready": component.is_ready(),
+            "state": store.state.as_str(),
+            "error": store.error,
+        }),
+        Component::Bridge(bridge) => json!({
+            "kind": "bridge",
+            "name": bridge.name.as_str(),
+            "ready": component.is_ready(),
+            "state": bridge.state.as_str(),
+            "lag_entries": bridge.lag_entries,
+            "lag_seconds": bridge.lag.as_secs_f64(),
+            "error": bridge.last_error,
+        }),
+    }
+}
+
+pub(super) fn metrics(render: &RenderMetrics) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, render()).into_response()
+}
+
+pub(super) async fn openapi() -> Response {
+    Json(super::openapi()).into_response()
+}

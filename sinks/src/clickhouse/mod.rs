@@ -1,0 +1,12 @@
+//! The sink of ledgers for ClickHouse: a replica that the view `<store>_current` shows.
+//!
+//! The layout of the tables, and how to read one stream fast, is told in
+//! [`ledger_layout::clickhouse`].
+
+mod pacing;
+mod replica;
+mod rows;
+mod sink;
+
+pub use ledger_layout::clickhouse::ClickHouseConfig;
+pub use sink::{BatchBounds, ClickHouseSink};

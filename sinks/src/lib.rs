@@ -1,0 +1,10 @@
+//! The sinks: where pipelines deliver. Each backend has a folder with the same file names.
+
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
+#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
+mod delta;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

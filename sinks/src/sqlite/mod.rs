@@ -1,0 +1,8 @@
+//! The SQLite sink: a replica of a store, which opens and reads like any other store.
+
+mod apply;
+mod replica;
+mod sink;
+
+pub use ledger_layout::sqlite::{Database, Durability, Location, SqliteConfig};
+pub use sink::SqliteSink;

@@ -1,0 +1,8 @@
+//! The stores and their change streams. Each backend has a folder with the same file names.
+
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "postgres")]
+mod prefetch;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

@@ -1,0 +1,22 @@
+//! PostgreSQL as a store and as a source.
+
+mod append;
+mod changes;
+mod consumers;
+mod dead_letters;
+mod labels;
+mod promote;
+mod prune;
+mod read;
+mod search;
+mod snapshot;
+mod store;
+mod transaction;
+mod wake;
+
+pub use ledger_layout::postgres::{PostgresConfig, PostgresDatabase};
+pub use store::PostgresStore;
+pub use transaction::PostgresTransaction;
+
+/// The tag of cursors of a log that is kept in a PostgreSQL table.
+pub(crate) const TAG: u8 = b'p';

@@ -1,0 +1,316 @@
+//! The store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use ledger_core::{
+    Appended, ChangeLog, EntryId, Error, ErrorKind, ExpectedVersion, Labels, NewEntry, Page,
+    ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
+};
+use ledger_layout::StoreOptions;
+use ledger_layout::postgres::{
+    PostgresConfig, PostgresContents, PostgresDatabase, Role, StoreRow, Tables, check_server,
+    failed, find_store, open_store,
+};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgPool;
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use super::PostgresTransaction;
+use super::prune::Pruner;
+use super::wake::Wake;
+
+/// A ledger store in PostgreSQL 13 or newer. Cloning shares it.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) pool: PgPool,
+    pub(super) tables: Tables,
+    pub(super) config: PostgresConfig,
+    pub(super) options: StoreOptions,
+    pub(super) row: StoreRow,
+    pub(super) statements: super::append::Statements,
+    pub(super) contents: PostgresContents,
+    pub(super) wake: Wake,
+    pub(super) pruner: Pruner,
+    pub(super) search: super::search::Collation,
+    closed: AtomicBool,
+    /// The pool is that of a database with several stores, and not closed with this one.
+    shared: bool,
+}
+
+impl PostgresStore {
+    /// Opens the store, and creates it where it does not exist. A replica opens read-only.
+    ///
+    /// `options.log` matters at creation only. Refused, untouched: tables that are not Ledger's, a
+    /// store of the Go implementation, a store of a newer program.
+    pub async fn open(
+        config: PostgresConfig,
+        store: StoreName,
+        options: StoreOptions,
+    ) -> Result<Self> {
+        Self::open_as(config, store, options, true).await
+    }
+
+    /// Opens a store that exists; `NotFound` where it does not.
+    pub async fn open_existing(
+        config: PostgresConfig,
+        store: StoreName,
+        options: StoreOptions,
+    ) -> Result<Self> {
+        Self::open_as(config, store, options, false).await
+    }
+
+    /// As [`open`](Self::open), on the connections of an open database, which stay open when the
+    /// store is closed.
+    pub async fn open_on(
+        database: &PostgresDatabase,
+        store: StoreName,
+        options: StoreOptions,
+    ) -> Result<Self> {
+        Self::prepare(database, store, options, true, true).await
+    }
+
+    /// As [`open_existing`](Self::open_existing), on the connections of an open database, which stay
+    /// open when the store is closed.
+    pub async fn open_existing_on(
+        database: &PostgresDatabase,
+        store: StoreName,
+        options: StoreOptions,
+    ) -> Result<Self> {
+        Self::prepare(database, store, options, false, true).await
+    }
+
+    async fn open_as(
+        config: PostgresConfig,
+        store: StoreName,
+        options: StoreOptions,
+        create: bool,
+    ) -> Result<Self> {
+        let database = PostgresDatabase::open(config).await?;
+        let opened = Self::prepare(&database, store, options, create, false).await;
+        if opened.is_err() {
+            database.close().await;
+        }
+        opened
+    }
+
+    async fn prepare(
+        database: &PostgresDatabase,
+        store: StoreName,
+        options: StoreOptions,
+        create: bool,
+        shared: bool,
+    ) -> Result<Self> {
+        let pool = database.pool().clone();
+        let (tables, row, search) = Self::find(&pool, &store, &options, create).await?;
+        let inner = Inner {
+            statements: super::append::Statements::new(&tables),
+            contents: PostgresContents::new(pool.clone(), tables.clone()),
+            wake: Wake::new(pool.clone(), &tables),
+            pruner: Pruner::default(),
+            closed: AtomicBool::new(false),
+            pool,
+            tables,
+            config: database.config().clone(),
+            options,
+            row,
+            search,
+            shared,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    async fn find(
+        pool: &PgPool,
+        store: &StoreName,
+        options: &StoreOptions,
+        create: bool,
+    ) -> Result<(Tables, StoreRow, super::search::Collation)> {
+        let mut conn = pool
+            .acquire()
+            .await
+            .map_err(|error| failed("open store", format!("store {store}"), error))?;
+        check_server(&mut conn).await?;
+        let tables = Tables::locate(&mut conn, store).await?;
+        let row = if create {
+            open_store(&mut conn, &tables, Role::Source, options).await?
+        } else {
+            find_store(&mut conn, &tables).await?.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    "open store",
+                    format!("there is no store {store} in this database"),
+                )
+            })?
+        };
+        if row.log {
+            super::changes::check_sequence(&mut conn, &tables).await?;
+        }
+        let search = super::search::Collation::choose(&mut conn).await?;
+        Ok((tables, row, search))
+    }
+
+    /// The operations within the caller's own transaction: they see what it has not committed yet,
+    /// and commit or roll back with it.
+    ///
+    /// Readers of changes see such an append within the configured poll interval of the commit,
+    /// not at once, since nothing can be told them before it.
+    pub fn within<'c>(
+        &self,
+        transaction: &'c mut Transaction<'_, Postgres>,
+    ) -> PostgresTransaction<'c> {
+        self.on(transaction)
+    }
+
+    /// The operations over a connection; those of several statements want a transaction on it.
+    pub(super) fn on<'c>(&self, conn: &'c mut PgConnection) -> PostgresTransaction<'c> {
+        PostgresTransaction::new(Arc::clone(&self.inner), conn)
+    }
+
+    /// Whether this is a replica, which only its bridge writes.
+    pub fn is_replica(&self) -> bool {
+        self.inner.row.role == Role::Replica
+    }
+}
+
+impl Inner {
+    /// A connection for `operation`.
+    pub(super) async fn connection(
+        &self,
+        operation: &'static str,
+    ) -> Result<PoolConnection<Postgres>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(self.closed_error(operation));
+        }
+        self.pool
+            .acquire()
+            .await
+            .map_err(|error| self.failed(operation, error))
+    }
+
+    /// Something was committed: wakes the readers of the log, where there is one.
+    pub(super) fn committed(&self) {
+        if self.row.log {
+            self.wake.committed();
+        }
+    }
+
+    pub(super) fn closed_error(&self, operation: &'static str) -> Error {
+        Error::new(
+            ErrorKind::Closed,
+            operation,
+            format!("store {}", self.tables.store()),
+        )
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, error: sqlx::Error) -> Error {
+        failed(operation, format!("store {}", self.tables.store()), error)
+    }
+
+    pub(super) fn check_writable(&self, operation: &'static str) -> Result<()> {
+        match self.row.role {
+            Role::Source => Ok(()),
+            Role::Replica => Err(Error::new(
+                ErrorKind::ReadOnly,
+                operation,
+                format!(
+                    "store {} is a replica; promote it to write",
+                    self.tables.store()
+                ),
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn name(&self) -> &StoreName {
+        self.inner.tables.store()
+    }
+
+    async fn append(
+        &self,
+        stream: &StreamName,
+        entries: Vec<NewEntry>,
+        expected: ExpectedVersion,
+    ) -> Result<Vec<Appended>> {
+        let mut conn = self.inner.connection("append").await?;
+        let appended = self.on(&mut conn).append(stream, entries, expected).await?;
+        drop(conn);
+        self.inner.committed();
+        self.inner.pruner.after_write(&self.inner);
+        Ok(appended)
+    }
+
+    async fn page(&self, stream: &StreamName, options: &ReadOptions) -> Result<Page> {
+        let mut conn = self.inner.connection("read").await?;
+        self.on(&mut conn).page(stream, options).await
+    }
+
+    async fn stat(&self, stream: &StreamName) -> Result<Stat> {
+        let mut conn = self.inner.connection("stat").await?;
+        self.on(&mut conn).stat(stream).await
+    }
+
+    async fn trim(&self, stream: &StreamName, through: EntryId) -> Result<u64> {
+        let mut conn = self.inner.connection("trim").await?;
+        let removed = self.on(&mut conn).trim(stream, through).await?;
+        self.inner.committed();
+        Ok(removed)
+    }
+
+    async fn streams(&self, after: Option<&StreamName>, limit: usize) -> Result<Vec<StreamName>> {
+        let mut conn = self.inner.connection("list streams").await?;
+        self.on(&mut conn).streams(after, limit).await
+    }
+
+    async fn rename(&self, from: &StreamName, to: &StreamName) -> Result<()> {
+        let mut conn = self.inner.connection("rename stream").await?;
+        self.on(&mut conn).rename(from, to).await?;
+        self.inner.committed();
+        Ok(())
+    }
+
+    fn labels(&self) -> Option<&dyn Labels> {
+        (!self.inner.options.append_only).then_some(self)
+    }
+
+    fn search(&self) -> Option<&dyn Search> {
+        Some(self)
+    }
+
+    fn log(&self) -> Option<&dyn ChangeLog> {
+        self.inner.row.log.then_some(self)
+    }
+
+    async fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.wake.close();
+        if !self.inner.shared {
+            self.inner.pool.close().await;
+        }
+    }
+}
+
+impl fmt::Display for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgres store {}", self.inner.tables.store())
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("store", self.inner.tables.store())
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+//! The conformance suite, on each store.
+
+mod postgres;
+mod sqlite;

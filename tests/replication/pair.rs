@@ -1,0 +1,257 @@
+//! A source and a replica of it, each in a database of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clickhouse::Client;
+use ledger::clickhouse::ClickHouseConfig;
+use ledger::connect::{DatabaseUrl, ReplicaSink};
+use ledger::postgres::{PostgresConfig, PostgresStore};
+use ledger::sqlite::{SqliteConfig, SqliteStore};
+use ledger::{PipelineId, Retention, Store, StoreName, StoreOptions};
+use sqlx::{AssertSqlSafe, Connection as _};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    ClickHouse,
+    ClickHouseOld,
+}
+
+impl Kind {
+    /// A database that nobody else uses; `what` goes into its name.
+    async fn place(self, folder: &TempDir, what: &str) -> Place {
+        let url = match self {
+            Self::Sqlite => {
+                let path = folder.path().join(format!("{what}.db"));
+                format!("sqlite:{}", path.display())
+            }
+            Self::Postgres => {
+                let database = format!("{what}_{}", Uuid::new_v4().simple());
+                let server = ledger_harness::shared::postgres_url();
+                let create = format!("CREATE DATABASE {database}");
+                postgres(&server, &[create]).await;
+                database_of(&server, &database)
+            }
+            Self::ClickHouse => ledger_harness::shared::clickhouse_url(),
+            Self::ClickHouseOld => ledger_harness::shared::clickhouse_old_url(),
+        };
+        Place { kind: self, url }
+    }
+}
+
+/// The same server's other database.
+fn database_of(url: &str, database: &str) -> String {
+    let (server, _) = url.rsplit_once('/').unwrap();
+    format!("{server}/{database}")
+}
+
+async fn postgres(url: &str, statements: &[String]) {
+    let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+    for sql in statements {
+        sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+            .execute(&mut conn)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    conn.close().await.unwrap();
+}
+
+/// Where a database is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) kind: Kind,
+    pub(crate) url: String,
+}
+
+/// Opens a store, and creates it where it does not exist.
+pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) -> Opened {
+    let options = StoreOptions {
+        retention,
+        ..StoreOptions::default()
+    };
+    match place.kind {
+        Kind::Sqlite => {
+            let config: SqliteConfig = place.url.parse().unwrap();
+            let store = SqliteStore::open(config, name.clone(), options).await;
+            Opened::Sqlite(Arc::new(store.unwrap()))
+        }
+        Kind::Postgres => {
+            let mut config = PostgresConfig::from_url(&place.url).unwrap();
+            // Many cases run side by side against one server.
+            config.max_connections = 5;
+            let store = PostgresStore::open(config, name.clone(), options).await;
+            Opened::Postgres(Arc::new(store.unwrap()))
+        }
+        Kind::ClickHouse | Kind::ClickHouseOld => panic!("{place:?} is no store"),
+    }
+}
+
+/// A store with what only its own type can do.
+#[derive(Clone)]
+pub(crate) enum Opened {
+    Sqlite(Arc<SqliteStore>),
+    Postgres(Arc<PostgresStore>),
+}
+
+impl Opened {
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Sqlite(store) => Arc::clone(store) as _,
+            Self::Postgres(store) => Arc::clone(store) as _,
+        }
+    }
+
+    pub(crate) async fn prune(&self) -> ledger::Result<u64> {
+        match self {
+            Self::Sqlite(store) => store.prune().await,
+            Self::Postgres(store) => store.prune().await,
+        }
+    }
+
+    pub(crate) async fn promote(&self) -> ledger::Result<()> {
+        match self {
+            Self::Sqlite(store) => store.promote().await,
+            Self::Postgres(store) => store.promote().await,
+        }
+    }
+}
+
+impl Place {
+    /// Runs statements, each on its own.
+    pub(crate) async fn execute(&self, statements: &[String]) {
+        match self.kind {
+            Kind::Sqlite => {
+                let path = self.url.strip_prefix("sqlite:").unwrap();
+                let mut conn = sqlx::SqliteConnection::connect(path).await.unwrap();
+                for sql in statements {
+                    sqlx::raw_sql(AssertSqlSafe(sql.clone()))
+                        .execute(&mut conn)
+                        .await
+                        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+                }
+                conn.close().await.unwrap();
+            }
+            Kind::Postgres => postgres(&self.url, statements).await,
+            Kind::ClickHouse | Kind::ClickHouseOld => {
+                for sql in statements {
+                    let done = self.client().query_raw(sql).execute().await;
+                    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_clickhouse(&self) -> bool {
+        matches!(self.kind, Kind::ClickHouse | Kind::ClickHouseOld)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let config: ClickHouseConfig = self.url.parse().unwrap();
+        Client::default()
+            .with_url(format!("http://{}", config.address()))
+            .with_user(&config.user)
+            .with_password(config.password.expose())
+            .with_database(&config.database)
+    }
+
+    pub(crate) async fn sink(&self, name: &StoreName) -> ReplicaSink {
+        let url = DatabaseUrl::parse(&self.url).unwrap();
+        Box::pin(url.open_sink(name)).await.unwrap()
+    }
+
+    /// Keeps the present state of a source, whose store must be closed, as a backup.
+    pub(crate) async fn back_up(&self) -> Self {
+        if self.kind == Kind::Sqlite {
+            let path = PathBuf::from(self.url.strip_prefix("sqlite:").unwrap());
+            let backup = path.with_extension("backup");
+            self.execute(&[format!("VACUUM INTO '{}'", backup.display())])
+                .await;
+            Self {
+                kind: self.kind,
+                url: format!("sqlite:{}", backup.display()),
+            }
+        } else {
+            let server = ledger_harness::shared::postgres_url();
+            let (_, database) = self.url.rsplit_once('/').unwrap();
+            let backup = format!("{database}_b");
+            // The connections of a closed store may take a moment to go.
+            let end = format!(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                     WHERE datname = '{database}'"
+            );
+            let copy = format!("CREATE DATABASE {backup} TEMPLATE {database}");
+            postgres(&server, &[end, copy]).await;
+            Self {
+                kind: self.kind,
+                url: database_of(&self.url, &backup),
+            }
+        }
+    }
+}
+
+/// A source and an empty replica.
+pub(crate) struct Pair {
+    pub(crate) name: StoreName,
+    pub(crate) from: Place,
+    pub(crate) to: Place,
+    pub(crate) source: Arc<dyn Store>,
+    pub(crate) sink: ReplicaSink,
+    pub(crate) pipeline: PipelineId,
+    pub(crate) folder: TempDir,
+}
+
+impl Pair {
+    pub(crate) async fn open(from: Kind, to: Kind) -> Self {
+        let folder = TempDir::new().unwrap();
+        let name = StoreName::new(format!("s{}", Uuid::new_v4().simple())).unwrap();
+        let from = from.place(&folder, "source").await;
+        let to = to.place(&folder, "replica").await;
+        Self {
+            source: open(&from, &name, Retention::default()).await.store(),
+            sink: to.sink(&name).await,
+            pipeline: PipelineId::new("pair").unwrap(),
+            name,
+            from,
+            to,
+            folder,
+        }
+    }
+
+    /// The replica, opened as a store.
+    pub(crate) async fn replica(&self) -> Opened {
+        open(&self.to, &self.name, Retention::default()).await
+    }
+
+    /// Another database of a kind.
+    pub(crate) async fn another(&self, kind: Kind, what: &str) -> Place {
+        kind.place(&self.folder, what).await
+    }
+
+    /// The databases are given back; a test that fails leaves them to be looked at.
+    pub(crate) async fn close(self) {
+        self.source.close().await;
+        if self.to.is_clickhouse() {
+            let name = &self.name;
+            let drops = [
+                format!("DROP VIEW {name}_current"),
+                format!("DROP TABLE {name}_entries"),
+                format!("DROP TABLE {name}_labels"),
+                format!("DROP TABLE {name}_streams"),
+            ];
+            self.to.execute(&drops).await;
+        }
+        for place in [&self.from, &self.to] {
+            if place.kind == Kind::Postgres {
+                let server = ledger_harness::shared::postgres_url();
+                let (_, database) = place.url.rsplit_once('/').unwrap();
+                let drop = format!("DROP DATABASE {database} WITH (FORCE)");
+                postgres(&server, &[drop]).await;
+            }
+        }
+    }
+}
