@@ -65,13 +65,14 @@ pub(crate) struct Held<'a> {
 pub(crate) enum Waited<'a> {
     /// The lease is held.
     Held(Held<'a>),
-    /// The pipeline is asked to pause; the lease was given back.
+    /// The pipeline is asked to pause; the lease is not held.
     Paused,
     /// The stop handle fired.
     Stopped,
 }
 
-/// Waits until the lease is free, and takes it. `waiting` is told once who has it.
+/// Waits until the lease is free, and takes it. `waiting` is told who has it. A bridge that is asked
+/// to pause does not touch the lease: what works in its stead would find it taken now and then.
 pub(crate) async fn acquire<'a>(
     consumers: &'a dyn Consumers,
     pipeline: &'a PipelineId,
@@ -81,6 +82,11 @@ pub(crate) async fn acquire<'a>(
     mut waiting: impl FnMut(&str),
 ) -> Result<Waited<'a>> {
     loop {
+        let registered = consumers.list().await?;
+        let mut own = registered.iter().filter(|one| one.pipeline == *pipeline);
+        if own.any(|one| one.paused) {
+            return Ok(Waited::Paused);
+        }
         match consumers.lease(pipeline, holder, ttl).await? {
             Lease::Held { paused: false } => {
                 return Ok(Waited::Held(Held {
@@ -90,6 +96,7 @@ pub(crate) async fn acquire<'a>(
                     ttl,
                 }));
             }
+            // Asked for in between.
             Lease::Held { paused: true } => {
                 consumers.release(pipeline, holder).await?;
                 return Ok(Waited::Paused);

@@ -210,5 +210,8 @@ fn a_reload_takes_variables_that_only_the_daemon_has() {
     home.configure(&format!("{}frob: 1", config("third")));
     assert_eq!(home.ran(&["reload"]).code, Some(0));
     home.wait_for_log("the new configuration is refused; the old one stays");
+    // The client reads the same file, to know where the daemon is.
+    home.configure(&config("second"));
     assert_eq!(with_variable(&["bridge", "status", "second"]), Some(0));
+    assert_eq!(with_variable(&["bridge", "status", "third"]), Some(5));
 }
