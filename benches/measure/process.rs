@@ -22,7 +22,7 @@ pub(crate) struct Ran {
 }
 
 /// The program `ledger`: what `LEDGER_BIN` names, else the one built beside this benchmark.
-fn program() -> Outcome<PathBuf> {
+pub(crate) fn program() -> Outcome<PathBuf> {
     if let Some(path) = std::env::var_os("LEDGER_BIN") {
         return Ok(path.into());
     }
@@ -83,8 +83,17 @@ pub(crate) async fn stop(mut child: Child) -> Outcome {
 
 /// The peak resident memory of a process, in MB.
 fn peak_mb(pid: u32) -> Option<f64> {
+    memory_mb(pid, "VmHWM:")
+}
+
+/// The resident memory of a process, in MB.
+pub(crate) fn resident_mb(pid: u32) -> Option<f64> {
+    memory_mb(pid, "VmRSS:")
+}
+
+fn memory_mb(pid: u32, field: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     let kilobytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1_024.0 / 1e6)
 }

@@ -16,8 +16,8 @@ use futures::FutureExt as _;
 use futures::future::{Fuse, FusedFuture as _};
 use ledger::StoreName;
 use ledger_server::{
-    ApiKeyGuard, Guard, Limits, OpenGuard, Protocol, Service, ServiceOptions, Shutdown,
-    grpc_router, http_router,
+    ApiKeyGuard, Guard, Limits, OpenGuard, Protocol, RenderMetrics, Service, ServiceOptions,
+    Shutdown, grpc_router, http_router,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -85,29 +85,8 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
         Arc::clone(recorder),
     );
     let service = service(&config, &stores, &running, &shutdown);
-    let mut servers = JoinSet::new();
-    let mut listen = |listener, router, protocol, tls: Option<ledger_server::Tls>| {
-        let limits = service.options().limits.clone();
-        let shutdown = shutdown.clone();
-        servers.spawn(async move {
-            ledger_server::serve(listener, router, protocol, tls, &limits, shutdown).await
-        });
-    };
-    let listener = bind("listen", &config.listen).await?;
-    let tls = tls("tls", &config.tls)?;
-    let address = listener.local_addr().ok();
-    tracing::info!(listen = %config.listen, port = address.map(|at| at.port()), tls = tls.is_some(), "serving gRPC");
-    pid::note_address(&config.folder, &config.listen)?;
-    listen(listener, grpc_router(&service), Protocol::Grpc, tls);
-    if let Some(address) = &config.http_listen {
-        let listener = bind("http_listen", address).await?;
-        let tls = self::tls("http_tls", &config.http_tls)?;
-        let port = listener.local_addr().ok().map(|at| at.port());
-        tracing::info!(http_listen = %address, port, tls = tls.is_some(), "serving HTTP");
-        let metrics = metrics::renderer(&stores, &running, &counted.scraped);
-        let router = http_router(&service, Some(metrics));
-        listen(listener, router, Protocol::Http, tls);
-    }
+    let metrics = metrics::renderer(&stores, &running, &counted.scraped);
+    let mut servers = listen(&config, &service, metrics, &shutdown).await?;
     running.apply(&config.bridges).await;
 
     let drain = config.drain_timeout;
@@ -164,6 +143,38 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
         }
     }
     ended
+}
+
+/// Binds what the configuration names, and serves there until the daemon shuts down.
+async fn listen(
+    config: &Config,
+    service: &Service,
+    metrics: RenderMetrics,
+    shutdown: &Shutdown,
+) -> anyhow::Result<JoinSet<std::io::Result<()>>> {
+    let mut servers = JoinSet::new();
+    let mut listen = |listener, router, protocol, tls: Option<ledger_server::Tls>| {
+        let limits = service.options().limits.clone();
+        let shutdown = shutdown.clone();
+        servers.spawn(async move {
+            ledger_server::serve(listener, router, protocol, tls, &limits, shutdown).await
+        });
+    };
+    let listener = bind("listen", &config.listen).await?;
+    let tls = tls("tls", &config.tls)?;
+    let port = listener.local_addr().ok().map(|at| at.port());
+    tracing::info!(listen = %config.listen, port, tls = tls.is_some(), "serving gRPC");
+    pid::note_address(&config.folder, &config.listen)?;
+    listen(listener, grpc_router(service), Protocol::Grpc, tls);
+    if let Some(address) = &config.http_listen {
+        let listener = bind("http_listen", address).await?;
+        let tls = self::tls("http_tls", &config.http_tls)?;
+        let port = listener.local_addr().ok().map(|at| at.port());
+        tracing::info!(http_listen = %address, port, tls = tls.is_some(), "serving HTTP");
+        let router = http_router(service, Some(metrics));
+        listen(listener, router, Protocol::Http, tls);
+    }
+    Ok(servers)
 }
 
 /// Looks again and again whether the database answers, beside everything else: a server that is away

@@ -1,5 +1,6 @@
 //! What the daemon sends to a collector: a real receiver of OTLP, in the test's own process.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use ledger_server::v1::ledger_service_client::LedgerServiceClient;
@@ -39,7 +40,7 @@ impl TraceService for Receiver {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.traces.lock().unwrap().push(request.into_inner());
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
@@ -50,7 +51,7 @@ impl MetricsService for Receiver {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.metrics.lock().unwrap().push(request.into_inner());
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
@@ -101,6 +102,17 @@ impl Receiver {
     fn is_empty(&self) -> bool {
         self.traces.lock().unwrap().is_empty() && self.metrics.lock().unwrap().is_empty()
     }
+}
+
+/// The trace of a span, and its parent, as `traceparent` spells them.
+fn trace(span: &Span) -> (String, String) {
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    };
+    (hex(&span.trace_id), hex(&span.parent_span_id))
 }
 
 /// Attributes as `key=value`, in order.
@@ -179,10 +191,6 @@ async fn a_request_continues_its_trace_and_is_counted_at_the_collector() {
             .all(|name| spans.iter().any(|span| span.name == *name))
     });
     let spans = receiver.spans();
-    let trace = |span: &Span| {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        (hex(&span.trace_id), hex(&span.parent_span_id))
-    };
     let request = spans
         .iter()
         .find(|span| span.name == "ledger.request" && trace(span).1 == PARENT)
