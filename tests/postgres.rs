@@ -1,5 +1,7 @@
 //! What is PostgreSQL's own: gaps of the log, transactions, refusals.
 
+mod group;
+
 use std::time::Duration;
 
 use futures::StreamExt as _;

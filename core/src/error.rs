@@ -173,6 +173,26 @@ impl Error {
         self.0.conflict
     }
 
+    /// The same, for one more of those whose work it ended: its kind, whether it can be retried,
+    /// and its causes as text.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let mut context = self.context().to_owned();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string().replace('\n', " ");
+            if !context.contains(&text) {
+                context.push_str(if context.is_empty() { "" } else { ": " });
+                context.push_str(&text);
+            }
+            cause = error.source();
+        }
+        let mut again = Self::new(self.kind(), self.operation(), context);
+        again.0.retryable = self.0.retryable;
+        again.0.conflict = self.0.conflict;
+        again
+    }
+
     /// The error and its causes on one line, outermost first.
     pub fn chain(&self) -> String {
         let mut line = self.to_string();

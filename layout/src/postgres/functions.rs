@@ -8,7 +8,7 @@
 
 /// The SQL texts, to be run through [`Tables::sql`](super::Tables::sql).
 pub(super) fn definitions() -> Vec<String> {
-    [APPEND, TRIM, RENAME, LABEL]
+    [APPEND, APPEND_ALL, TRIM, RENAME, LABEL]
         .iter()
         .map(|body| body.replace("/*durable*/", DURABLE))
         .collect()
@@ -122,6 +122,45 @@ BEGIN
         version := v_version;
     END IF;
     status := 0; ids := v_ids;
+END $$";
+
+/// Several appends, those of one stream side by side. The arrays hold the entries and the log rows
+/// of one append behind those of another: `p_sizes` entries and `p_parts` log rows each. Answers a
+/// row an append, as {append} does, and status 2 for one that was passed over.
+///
+/// Who holds the lock of one stream and waits for that of another can end in a deadlock, with
+/// somebody else's transaction as its victim. So without `p_wait` only streams are taken whose locks
+/// are free; with it, all must be of one stream.
+const APPEND_ALL: &str = "CREATE OR REPLACE FUNCTION {append_all}(
+    p_streams text[], p_expected bigint[], p_sizes int[], p_keyed boolean[], p_parts int[],
+    p_wait boolean, p_json text[], p_bytes bytea[], p_order text[], p_dedup text[], p_schema int[],
+    p_metadata text[], p_tags text[], p_ends int[], p_bodies bytea[])
+RETURNS TABLE (status int, version bigint, ids bigint[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_free text[]; v_from int := 1; v_to int; v_part_from int := 1; v_part_to int;
+BEGIN
+    IF NOT p_wait THEN
+        v_free := ARRAY(SELECT s.name FROM {streams} s WHERE s.name = ANY (p_streams)
+            FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+    FOR i IN 1..cardinality(p_streams) LOOP
+        v_to := v_from + p_sizes[i] - 1;
+        v_part_to := v_part_from + p_parts[i] - 1;
+        IF p_wait OR p_streams[i] = ANY (v_free) THEN
+            SELECT a.status, a.version, a.ids INTO status, version, ids
+            FROM {append}(p_streams[i], p_expected[i], p_json[v_from:v_to],
+                p_bytes[v_from:v_to], p_order[v_from:v_to],
+                CASE WHEN p_keyed[i] THEN p_dedup[v_from:v_to] END, p_schema[v_from:v_to],
+                p_metadata[v_from:v_to], p_tags[v_from:v_to], p_ends[v_part_from:v_part_to],
+                p_bodies[v_part_from:v_part_to]) a;
+        ELSE
+            status := 2; version := NULL; ids := NULL;
+        END IF;
+        RETURN NEXT;
+        v_from := v_to + 1;
+        v_part_from := v_part_to + 1;
+    END LOOP;
 END $$";
 
 /// Answers how many entries were removed.

@@ -4,6 +4,7 @@ mod append;
 mod changes;
 mod consumers;
 mod dead_letters;
+mod group;
 mod labels;
 mod promote;
 mod prune;

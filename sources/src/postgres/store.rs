@@ -19,6 +19,8 @@ use sqlx::postgres::PgPool;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::PostgresTransaction;
+use super::append::Prepared;
+use super::group::{self, Group};
 use super::prune::Pruner;
 use super::wake::Wake;
 
@@ -39,6 +41,7 @@ pub(super) struct Inner {
     pub(super) wake: Wake,
     pub(super) pruner: Pruner,
     pub(super) search: super::search::Collation,
+    pub(super) group: Group,
     closed: AtomicBool,
     /// The pool is that of a database with several stores, and not closed with this one.
     shared: bool,
@@ -114,6 +117,7 @@ impl PostgresStore {
             contents: PostgresContents::new(pool.clone(), tables.clone()),
             wake: Wake::new(pool.clone(), &tables),
             pruner: Pruner::default(),
+            group: Group::default(),
             closed: AtomicBool::new(false),
             pool,
             tables,
@@ -203,6 +207,12 @@ impl Inner {
         }
     }
 
+    /// Entries were committed.
+    pub(super) fn appended(self: &Arc<Self>) {
+        self.committed();
+        self.pruner.after_write(self);
+    }
+
     pub(super) fn closed_error(&self, operation: &'static str) -> Error {
         Error::new(
             ErrorKind::Closed,
@@ -242,12 +252,14 @@ impl Store for PostgresStore {
         entries: Vec<NewEntry>,
         expected: ExpectedVersion,
     ) -> Result<Vec<Appended>> {
-        let mut conn = self.inner.connection("append").await?;
-        let appended = self.on(&mut conn).append(stream, entries, expected).await?;
-        drop(conn);
-        self.inner.committed();
-        self.inner.pruner.after_write(&self.inner);
-        Ok(appended)
+        const OPERATION: &str = "append";
+        self.inner.check_writable(OPERATION)?;
+        if entries.is_empty() {
+            let mut conn = self.inner.connection(OPERATION).await?;
+            return self.on(&mut conn).check_expected(stream, expected).await;
+        }
+        let append = Prepared::new(stream.clone(), entries, expected, self.inner.row.log)?;
+        group::append(&self.inner, append).await
     }
 
     async fn page(&self, stream: &StreamName, options: &ReadOptions) -> Result<Page> {

@@ -153,7 +153,7 @@ async fn serve(store: &SqliteStore) {
             }
             Err(error) => {
                 for answer in answers {
-                    let _ = answer.send(Err(again(&error)));
+                    let _ = answer.send(Err(error.again()));
                 }
             }
         }
@@ -195,20 +195,6 @@ async fn together(
 
 fn refuse(taken: Vec<Waiting>, error: &Error) {
     for waiting in taken {
-        let _ = waiting.answer.send(Err(again(error)));
-    }
-}
-
-/// The same error for another caller of the group.
-fn again(error: &Error) -> Error {
-    let mut context = error.context().to_owned();
-    if let Some(source) = std::error::Error::source(error) {
-        context.push_str(&format!(": {source}"));
-    }
-    let copy = Error::new(error.kind(), error.operation(), context);
-    if error.is_retryable() {
-        copy.retryable()
-    } else {
-        copy
+        let _ = waiting.answer.send(Err(error.again()));
     }
 }
