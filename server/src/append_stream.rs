@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::{self, Stream};
+use futures::{FutureExt as _, StreamExt as _};
 use ledger_core::{ExpectedVersion, NewEntry, Store, StreamName};
+use prost::Message as _;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
@@ -18,9 +19,11 @@ use crate::status::shutting_down;
 use crate::tail::Responses;
 use crate::v1;
 
-/// The most requests that are taken together: those that have arrived while the ones before were
-/// being written.
+/// The most requests that are taken together, of those that have arrived while the ones before were
+/// being written. None is added to those that fill a message.
 const TOGETHER: usize = 64;
+
+type Taken = Result<Option<Result<v1::AppendStreamRequest, Status>>, Status>;
 
 /// A request that can be carried out.
 struct Ready {
@@ -49,17 +52,20 @@ impl Service {
         // What was taken is carried out; nothing more is taken once the service ends.
         let requests = requests.map(Some).chain(stream::once(async { None }));
         let requests = requests.map(Ok).take_until(ended).chain(ending);
-        let chunks = requests.boxed().ready_chunks(TOGETHER);
-        let state = (self.clone(), call.clone(), store, chunks, false);
+        let state = (self.clone(), call.clone(), store, requests.boxed(), false);
         let responses = stream::unfold(
             state,
-            |(service, call, store, mut chunks, over)| async move {
+            |(service, call, store, mut requests, over)| async move {
                 if over {
                     return None;
                 }
-                let chunk = chunks.next().await?;
+                let bytes = service.options.limits.message_bytes;
+                let chunk = arrived(&mut requests, bytes).await?;
                 let (answers, over) = service.append_together(&call, &store, chunk).await;
-                Some((stream::iter(answers), (service, call, store, chunks, over)))
+                Some((
+                    stream::iter(answers),
+                    (service, call, store, requests, over),
+                ))
             },
         );
         Ok(responses.flatten().boxed())
@@ -71,7 +77,7 @@ impl Service {
         &self,
         call: &Call,
         store: &Arc<dyn Store>,
-        chunk: Vec<Result<Option<Result<v1::AppendStreamRequest, Status>>, Status>>,
+        chunk: Vec<Taken>,
     ) -> (Vec<Result<v1::AppendStreamResponse, Status>>, bool) {
         let mut streams: HashMap<StreamName, Vec<(usize, Ready)>> = HashMap::new();
         let mut end = None;
@@ -135,6 +141,28 @@ impl Service {
     }
 }
 
+/// The next request, and with it those that have arrived too, as far as they fit into `bytes`.
+async fn arrived(
+    requests: &mut (impl Stream<Item = Taken> + Unpin),
+    bytes: usize,
+) -> Option<Vec<Taken>> {
+    let size = |taken: &Taken| match taken {
+        Ok(Some(Ok(request))) => request.encoded_len(),
+        _ => 0,
+    };
+    let first = requests.next().await?;
+    let mut held = size(&first);
+    let mut chunk = vec![first];
+    while chunk.len() < TOGETHER && held < bytes {
+        let Some(Some(next)) = requests.next().now_or_never() else {
+            break;
+        };
+        held += size(&next);
+        chunk.push(next);
+    }
+    Some(chunk)
+}
+
 /// Writes the requests of one stream one after the other, up to the first that fails.
 async fn write(
     store: &dyn Store,
@@ -172,4 +200,35 @@ fn of_sequence(sequence: i64, status: &Status) -> Status {
     }
     let message = format!("request {sequence}: {}", status.message());
     Status::with_error_details(status.code(), message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_that_have_arrived_are_taken_together_up_to_a_messages_bytes() {
+        let request = |bytes| {
+            let stream = "x".repeat(bytes);
+            Ok(Some(Ok(v1::AppendStreamRequest {
+                stream,
+                ..Default::default()
+            })))
+        };
+        let small = std::iter::repeat_n(10, 100);
+        let sizes: Vec<usize> = small.chain([1_000; 5]).collect();
+        let mut requests = stream::iter(sizes.into_iter().map(request));
+        let mut counts = Vec::new();
+        while let Some(chunk) = arrived(&mut requests, 2_000).await {
+            counts.push(chunk.len());
+        }
+        assert_eq!(counts, [64, 36 + 2, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_waited_for_once_there_is_a_request() {
+        let one = stream::iter([Ok(None)]).chain(stream::pending());
+        let chunk = arrived(&mut one.boxed(), 1).await;
+        assert_eq!(chunk.map(|chunk| chunk.len()), Some(1));
+    }
 }

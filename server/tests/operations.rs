@@ -288,6 +288,28 @@ async fn readiness_names_each_part() {
 }
 
 #[tokio::test]
+async fn why_a_part_is_not_ready_is_told_to_who_has_the_key() {
+    let server = Server::with(ServiceOptions {
+        guard: Arc::new(ledger_server::ApiKeyGuard::new("secret")),
+        bridges: Arc::new(Noted {
+            failing: true,
+            ..Noted::default()
+        }),
+        ..ServiceOptions::default()
+    })
+    .await;
+    for (key, told) in [("secret", true), ("wrong", false), ("", false)] {
+        let headers = [("x-api-key", key)];
+        let (status, _, body) = server
+            .raw(Method::GET, "/readyz", &headers, String::new())
+            .await;
+        let body = String::from_utf8(body).unwrap();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+        assert_eq!(body.contains("no answer"), told, "{key}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn health_is_watched_and_unknown_services_are_told() {
     let server = Server::start().await;
     let mut health = HealthClient::new(server.channel().await);

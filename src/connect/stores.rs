@@ -101,9 +101,7 @@ impl Stores {
         match &self.url.0 {
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(config) => {
-                if let ledger_layout::sqlite::Location::File(path) = &config.location
-                    && !path.exists()
-                {
+                if !is_there(config)? {
                     return Ok(Vec::new());
                 }
                 let database = self.sqlite(config).await?;
@@ -174,9 +172,7 @@ impl Stores {
         config: &ledger_layout::sqlite::SqliteConfig,
         store: &StoreName,
     ) -> Result<bool> {
-        if let ledger_layout::sqlite::Location::File(path) = &config.location
-            && !path.exists()
-        {
+        if !is_there(config)? {
             return Ok(false);
         }
         let database = self.sqlite(config).await?;
@@ -207,6 +203,35 @@ impl Stores {
             Ok(_) => absent(),
             Err(error) => error,
         }
+    }
+}
+
+/// Whether there is a database. A folder that is missing is `Unavailable`, not a database without
+/// stores: a disk that is not mounted must not read as empty.
+#[cfg(feature = "sqlite")]
+fn is_there(config: &ledger_layout::sqlite::SqliteConfig) -> Result<bool> {
+    let ledger_layout::sqlite::Location::File(path) = &config.location else {
+        return Ok(true);
+    };
+    let there = |path: &std::path::Path| {
+        path.try_exists().map_err(|error| {
+            let what = format!("{} cannot be looked at", path.display());
+            crate::Error::new(ErrorKind::Unavailable, "open store", what).with_source(error)
+        })
+    };
+    if there(path)? {
+        return Ok(true);
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !there(folder)? => Err(crate::Error::new(
+            ErrorKind::Unavailable,
+            "open store",
+            format!("the folder {} does not exist", folder.display()),
+        )),
+        _ => Ok(false),
     }
 }
 

@@ -233,6 +233,28 @@ fn a_database_that_is_down_shows_before_the_first_call() {
 }
 
 #[test]
+fn a_folder_that_is_missing_is_no_empty_store() {
+    let home = Home::new("");
+    let disk = home.path("disk");
+    std::fs::create_dir(&disk).unwrap();
+    home.configure(&format!(
+        "start_timeout: 1s\ndb: {{type: sqlite, sqlite: {{path: \"{}\"}}}}",
+        disk.join("ledger.db").display()
+    ));
+    std::fs::remove_dir(&disk).unwrap();
+    let ran = home.ran(&["start"]);
+    assert_eq!(ran.code, Some(6), "{ran:#?}");
+    assert!(ran.err.contains("does not exist"), "{ran:#?}");
+    let count = home.ran(&["stream", "count", "-s", "orders"]);
+    assert_eq!(count.code, Some(6), "{count:#?}");
+    // As where a disk is mounted.
+    std::fs::create_dir(&disk).unwrap();
+    wait("readiness", || home.http("/readyz").0 == 200);
+    assert_eq!(home.out(&["stream", "append", "x", "-s", "orders"]), "1\n");
+    home.out(&["stop"]);
+}
+
+#[test]
 fn completions_and_pages_are_made_and_top_needs_a_terminal() {
     let home = Home::new("");
     for shell in ["bash", "zsh", "fish"] {

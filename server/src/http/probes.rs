@@ -1,22 +1,30 @@
 //! What operators and their tools look at.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::RenderMetrics;
-use crate::{Component, Service};
+use crate::{Component, PeerCertificates, Service};
+
+const LIST_STORES: &str = "/ledger.v1.AdminService/ListStores";
 
 /// Alive is who answers.
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-pub(super) async fn ready(State(service): State<Service>) -> Response {
+/// The states are for everybody. Errors may tell of hosts and users, and so are for those whom the
+/// guard lets look after the stores.
+pub(super) async fn ready(State(service): State<Service>, request: Request) -> Response {
+    let headers = super::plain(request.headers().clone());
+    let certificates = request.extensions().get::<PeerCertificates>();
+    let admitted = service.admit(&headers, certificates, LIST_STORES).await;
     let readiness = service.readiness().await;
-    let components: Vec<Value> = readiness.components.iter().map(component).collect();
+    let of = |part| component(part, admitted.is_ok());
+    let components: Vec<Value> = readiness.components.iter().map(of).collect();
     let ready = readiness.is_ready();
     let status = if readiness.shutting_down {
         "shutting down"
@@ -34,8 +42,8 @@ pub(super) async fn ready(State(service): State<Service>) -> Response {
     (code, Json(body)).into_response()
 }
 
-fn component(component: &Component) -> Value {
-    match component {
+fn component(component: &Component, told: bool) -> Value {
+    let mut value = match component {
         Component::Store(store) => json!({
             "kind": "store",
             "name": store.name.as_str(),
@@ -52,7 +60,11 @@ fn component(component: &Component) -> Value {
             "lag_seconds": bridge.lag.as_secs_f64(),
             "error": bridge.last_error,
         }),
+    };
+    if let (false, Some(fields)) = (told, value.as_object_mut()) {
+        fields.remove("error");
     }
+    value
 }
 
 pub(super) fn metrics(render: &RenderMetrics) -> Response {
