@@ -183,13 +183,22 @@ impl Served {
         }
     }
 
-    /// Asks the database which stores there are, and every open one whether it answers.
-    pub(crate) async fn check(&self) {
+    /// Asks the database which stores there are, every open one whether it answers, and tries
+    /// again those that could not be opened.
+    pub(crate) async fn check(self: &Arc<Self>) {
         self.look().await;
         let known: Vec<_> = lock(&self.known).values().cloned().collect();
-        futures::stream::iter(known)
+        futures::stream::iter(&known)
             .for_each_concurrent(CHECKS, |entry| async move { entry.check().await })
             .await;
+        let failed = |entry: &&Arc<Entry>| lock(&entry.state).failed.is_some();
+        for entry in known.iter().filter(failed) {
+            let tried = self.store(&entry.name).await;
+            // The others are on the same database, and would wait as long.
+            if tried.is_err() && failed(&entry) {
+                return;
+            }
+        }
     }
 
     /// Why the daemon is not ready as far as stores are concerned.
