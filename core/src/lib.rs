@@ -17,6 +17,7 @@ mod schema;
 mod sink;
 mod store;
 mod stream;
+mod table;
 mod timestamp;
 mod typed;
 mod wrap;
@@ -34,6 +35,10 @@ pub use schema::{FieldMapper, Schema, Upcaster, Versioned};
 pub use sink::{Batch, Claim, Contents, CursorStore, EntryKey, Record, Replica, Sink};
 pub use store::{ExpectedVersion, Labels, Page, Query, ReadOptions, Search, Stat, Store, StoreExt};
 pub use stream::{StoreName, StreamKey, StreamName, StreamRef, StreamState};
+pub use table::{
+    Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableName, TableSink, TableState,
+    Value, Version,
+};
 pub use timestamp::Timestamp;
 pub use typed::{
     NewTyped, StreamLabels, TypedChange, TypedEntry, TypedPage, TypedStore, TypedStream,
