@@ -9,27 +9,27 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use ledger_core::pipeline::{Attempt, Delivered, End, Lead, PipelineExt as _, Stop, supervise};
 use ledger_core::{
-    Change, ChangeLog, CursorStore, Error, ErrorKind, Observed, PipelineId, Progress, Result, Sink,
-    Store,
+    Change, CursorStore, Error, ErrorKind, Item, Observed, PipelineId, Progress, Result, Sink,
+    Source, Store,
 };
 use uuid::Uuid;
 
 use crate::isolate::Isolated;
 use crate::lease::{Held, Waited, acquire};
+use crate::ledger::Ledger;
 use crate::stats::{Shared, State, Stats};
-use crate::steps::{log, steps};
 use crate::{BridgeOptions, replay};
 
 /// How often the lag is measured and the progress is told to the source.
 const TELL: Duration = Duration::from_secs(1);
 
-/// Carries the content and the changes of a store into a sink.
+/// Carries the content and the changes of a source into a sink: those of a ledger's store, or of
+/// whatever else a pipeline's items are.
 ///
 /// Cloning shares it, so that one clone runs and another tells its numbers.
-#[derive(Clone)]
-pub struct Bridge {
-    source: Arc<dyn Store>,
-    sink: Arc<dyn Sink<Change>>,
+pub struct Bridge<T = Change> {
+    source: Arc<dyn Source<T>>,
+    sink: Arc<dyn Sink<T>>,
     cursors: Option<Arc<dyn CursorStore>>,
     options: Arc<BridgeOptions>,
     stats: Shared,
@@ -47,22 +47,14 @@ pub struct Summary {
     pub dead_letters: u64,
 }
 
-impl Bridge {
+impl Bridge<Change> {
     /// A bridge from `source`, which must keep a log, to `sink`, which must keep cursors.
     pub fn new(
         source: Arc<dyn Store>,
         sink: Arc<dyn Sink<Change>>,
         options: BridgeOptions,
     ) -> Result<Self> {
-        log(source.as_ref())?;
-        if sink.cursors().is_none() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "open bridge",
-                format!("{sink} keeps no cursors; name a cursor store"),
-            ));
-        }
-        Ok(Self::build(source, sink, None, options))
+        Self::from_source(Arc::new(Ledger::new(source)?), sink, options)
     }
 
     /// A bridge to a sink that keeps no cursors: they stand in `cursors`, stored after each
@@ -73,19 +65,37 @@ impl Bridge {
         cursors: Arc<dyn CursorStore>,
         options: BridgeOptions,
     ) -> Result<Self> {
-        log(source.as_ref())?;
+        let source = Arc::new(Ledger::new(source)?);
         Ok(Self::build(source, sink, Some(cursors), options))
+    }
+}
+
+impl<T: Item> Bridge<T> {
+    /// A bridge from any source to `sink`, which must keep cursors.
+    pub fn from_source(
+        source: Arc<dyn Source<T>>,
+        sink: Arc<dyn Sink<T>>,
+        options: BridgeOptions,
+    ) -> Result<Self> {
+        if sink.cursors().is_none() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "open bridge",
+                format!("{sink} keeps no cursors; name a cursor store"),
+            ));
+        }
+        Ok(Self::build(source, sink, None, options))
     }
 
     fn build(
-        source: Arc<dyn Store>,
-        sink: Arc<dyn Sink<Change>>,
+        source: Arc<dyn Source<T>>,
+        sink: Arc<dyn Sink<T>>,
         cursors: Option<Arc<dyn CursorStore>>,
         options: BridgeOptions,
     ) -> Self {
         // Around the sink itself: a batch that is halved is several deliveries.
         let observed = Observed::new(sink, "");
-        let sink: Arc<dyn Sink<Change>> = match &options.recorder {
+        let sink: Arc<dyn Sink<T>> = match &options.recorder {
             Some(recorder) => Arc::new(observed.recorded_by(Arc::clone(recorder))),
             None => Arc::new(observed),
         };
@@ -132,9 +142,7 @@ impl Bridge {
         .await;
         self.stats.update(|stats| stats.state = State::Stopped);
         let end = result?;
-        let letters = log(self.source.as_ref())?
-            .dead_letters()
-            .count(&self.options.pipeline);
+        let letters = self.source.dead_letters().count(&self.options.pipeline);
         // The end stands, whether or not the count can still be had.
         let dead_letters = letters.await.unwrap_or_else(|_| self.stats().parked);
         Ok(Summary {
@@ -150,8 +158,13 @@ impl Bridge {
     ///
     /// Pause a running bridge before: `Unavailable` while another instance has the lease.
     pub async fn replay_dead_letters(&self) -> Result<(u64, u64)> {
-        let log = log(self.source.as_ref())?;
-        replay::replay(log, self.sink.as_ref(), self.cursors()?, &self.options).await
+        replay::replay(
+            self.source.as_ref(),
+            self.sink.as_ref(),
+            self.cursors()?,
+            &self.options,
+        )
+        .await
     }
 
     fn cursors(&self) -> Result<&dyn CursorStore> {
@@ -170,9 +183,9 @@ impl Bridge {
 
     /// One run: take the lease, claim the cursor, and carry until the end.
     async fn attempt(&self, attempt: Attempt, stop: &Stop) -> Result<End> {
-        let log = log(self.source.as_ref())?;
+        let source = self.source.as_ref();
         let pipeline = &self.options.pipeline;
-        let consumers = log.consumers();
+        let consumers = source.consumers();
         // A consumer that is registered holds the log back for it. The head may wait for others'
         // transactions, and a stop does not wait with it.
         let register = async {
@@ -180,7 +193,7 @@ impl Bridge {
             if known.iter().any(|consumer| consumer.pipeline == *pipeline) {
                 return Ok(());
             }
-            consumers.register(pipeline, &log.head().await?).await
+            consumers.register(pipeline, &source.head().await?).await
         };
         tokio::select! {
             registered = register => registered?,
@@ -207,7 +220,7 @@ impl Bridge {
                 }
                 Waited::Held(held) => held,
             };
-            let (end, paused) = self.carry_while_held(&attempt, log, &held, stop).await;
+            let (end, paused) = self.carry_while_held(&attempt, &held, stop).await;
             held.release().await;
             if !paused || end.is_err() || stop.is_stopped() {
                 return end.map_err(waits_when_fenced);
@@ -221,13 +234,12 @@ impl Bridge {
     async fn carry_while_held(
         &self,
         attempt: &Attempt,
-        log: &dyn ChangeLog,
         held: &Held<'_>,
         stop: &Stop,
     ) -> (Result<End>, bool) {
         let drain = Stop::new();
         let mut paused = false;
-        let mut carried = pin!(self.carry(attempt, log, &drain));
+        let mut carried = pin!(self.carry(attempt, &drain));
         let mut kept = pin!(held.keep());
         let mut overdue = pin!(async {
             drain.stopped().await;
@@ -258,19 +270,24 @@ impl Bridge {
     }
 
     /// Claims the cursor, and carries from there until `drain` fires or, with `once`, to the end.
-    async fn carry(&self, attempt: &Attempt, log: &dyn ChangeLog, drain: &Stop) -> Result<End> {
+    async fn carry(&self, attempt: &Attempt, drain: &Stop) -> Result<End> {
         let options = &self.options;
-        let source = log.identity().await?;
-        let claim = self.cursors()?.claim(&options.pipeline, &source).await?;
+        let identity = self.source.identity().await?;
+        let claim = self.cursors()?.claim(&options.pipeline, &identity);
+        let claim = claim.await?;
         let progress = match &claim.cursor {
             Some(cursor) => Progress::from_cursor(cursor)?,
             None => Progress::Snapshot {
-                start: log.head().await?,
+                start: self.source.head().await?,
                 key: Bytes::new(),
             },
         };
         let copying = matches!(progress, Progress::Snapshot { .. });
-        let to_copy = if copying { log.size().await? } else { 0 };
+        let to_copy = if copying {
+            self.source.size().await?
+        } else {
+            0
+        };
         self.stats.update(|stats| {
             stats.state = if copying {
                 State::Copying
@@ -281,7 +298,7 @@ impl Bridge {
             stats.position.clone_from(&claim.cursor);
         });
         let until = if options.once {
-            Some(log.head().await?)
+            Some(self.source.head().await?)
         } else {
             None
         };
@@ -293,10 +310,12 @@ impl Bridge {
         )
         .await?;
         let (shared, stats) = (Arc::clone(options), self.stats.clone());
-        let deliveries = steps(&self.source, progress, until)?
-            .keep(move |change: &Change| {
-                let kind = change.mutation.kind();
-                let keep = !shared.skip.contains(&kind);
+        let steps = self.source.steps(&options.pipeline, progress, until);
+        let deliveries = steps
+            .await?
+            .keep(move |item: &T| {
+                let kind = item.kind();
+                let keep = !shared.skip.iter().any(|skipped| skipped.as_str() == kind);
                 if !keep {
                     stats.update(|stats| stats.skipped += 1);
                     if let Some(recorder) = &shared.recorder {
@@ -319,21 +338,22 @@ impl Bridge {
         };
         let end = tokio::select! {
             end = attempt.drive(deliveries, observe) => end?,
-            () = self.tell(log) => End::Stopped,
+            () = self.tell() => End::Stopped,
         };
-        self.tell_once(log).await;
+        self.tell_once().await;
         Ok(end)
     }
 
     /// Tells the source how far the bridge is, and measures how far that is behind, for ever.
-    async fn tell(&self, log: &dyn ChangeLog) {
+    async fn tell(&self) {
         loop {
-            self.tell_once(log).await;
+            self.tell_once().await;
             tokio::time::sleep(TELL).await;
         }
     }
 
-    async fn tell_once(&self, log: &dyn ChangeLog) {
+    async fn tell_once(&self) {
+        let source = self.source.as_ref();
         let Some(position) = self.stats().position else {
             return;
         };
@@ -345,18 +365,21 @@ impl Bridge {
         };
         let told = async {
             if !copying {
-                log.consumers()
-                    .confirm(&self.options.pipeline, &cursor)
-                    .await?;
+                source.confirm(&self.options.pipeline, &cursor).await?;
             }
-            log.lag(&cursor).await
+            source.lag(&cursor).await
         };
         match told.await {
             Ok(lag) => {
                 if let Some(recorder) = &self.options.recorder {
                     recorder.lag(&self.options.pipeline, lag.age);
                 }
+                let left = source.copying();
+                let copying = copying || left.is_some();
                 self.stats.update(|stats| {
+                    if let Some(left) = left {
+                        stats.to_copy = left + stats.delivered;
+                    }
                     stats.state = if copying {
                         State::Copying
                     } else {
@@ -381,7 +404,20 @@ fn waits_when_fenced(error: Error) -> Error {
     }
 }
 
-impl fmt::Debug for Bridge {
+impl<T> Clone for Bridge<T> {
+    fn clone(&self) -> Self {
+        Self {
+            source: Arc::clone(&self.source),
+            sink: Arc::clone(&self.sink),
+            cursors: self.cursors.clone(),
+            options: Arc::clone(&self.options),
+            stats: self.stats.clone(),
+            holder: Arc::clone(&self.holder),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Bridge<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bridge")
             .field("pipeline", &self.options.pipeline)

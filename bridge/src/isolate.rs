@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ledger_core::{
-    Batch, Change, Cursor, CursorStore, DeadLetter, Error, ErrorKind, Item, Replica, Result, Sink,
-    Store, StreamKey, Timestamp,
+    Batch, Cursor, CursorStore, DeadLetter, Error, ErrorKind, Item, Replica, Result, Sink, Source,
+    StreamKey, Timestamp,
 };
 use tokio::sync::Mutex;
 
 use crate::stats::Shared;
-use crate::steps::log;
 use crate::{BridgeOptions, OnFailure};
 
 /// How many items a sink may refuse in a row, having taken none, before it is the sink that is
@@ -26,9 +25,9 @@ const ALL_REFUSED: usize = 32;
 /// When the inner sink refuses a batch, its halves are delivered without moving the cursor, and so
 /// on down to the items that are refused alone. These are set aside durably, with every later one of
 /// their streams, and then the cursor moves. Where everything is refused nothing is set aside.
-pub(crate) struct Isolated {
-    sink: Arc<dyn Sink<Change>>,
-    source: Arc<dyn Store>,
+pub(crate) struct Isolated<T> {
+    sink: Arc<dyn Sink<T>>,
+    source: Arc<dyn Source<T>>,
     policy: OnFailure,
     timeout: Duration,
     stats: Shared,
@@ -38,9 +37,9 @@ pub(crate) struct Isolated {
 }
 
 /// Delivers to a sink, which has to answer within `timeout`.
-pub(crate) async fn deliver_in_time(
-    sink: &dyn Sink<Change>,
-    batch: &Batch<Change>,
+pub(crate) async fn deliver_in_time<T: Item>(
+    sink: &dyn Sink<T>,
+    batch: &Batch<T>,
     timeout: Duration,
 ) -> Result<()> {
     let answer = tokio::time::timeout(timeout, sink.deliver(batch)).await;
@@ -54,21 +53,18 @@ pub(crate) async fn deliver_in_time(
 }
 
 /// An item that is not delivered, and why.
-type Aside = (Cursor, Change, String);
+type Aside<T> = (Cursor, T, String);
 
-impl Isolated {
+impl<T: Item> Isolated<T> {
     /// Reads which streams are parked.
     pub(crate) async fn new(
-        sink: Arc<dyn Sink<Change>>,
-        source: Arc<dyn Store>,
+        sink: Arc<dyn Sink<T>>,
+        source: Arc<dyn Source<T>>,
         options: &BridgeOptions,
         stats: Shared,
     ) -> Result<Self> {
         // Whatever the policy is now: what was parked before stays parked until it is replayed.
-        let parked = log(source.as_ref())?
-            .dead_letters()
-            .parked_keys(&options.pipeline)
-            .await?;
+        let parked = source.dead_letters().parked_keys(&options.pipeline).await?;
         Ok(Self {
             sink,
             source,
@@ -80,11 +76,11 @@ impl Isolated {
         })
     }
 
-    async fn send(&self, batch: &Batch<Change>) -> Result<()> {
+    async fn send(&self, batch: &Batch<T>) -> Result<()> {
         deliver_in_time(self.sink.as_ref(), batch, self.timeout).await
     }
 
-    async fn park(&self, batch: &Batch<Change>, items: &[Aside]) -> Result<()> {
+    async fn park(&self, batch: &Batch<T>, items: &[Aside<T>]) -> Result<()> {
         if items.is_empty() {
             return Ok(());
         }
@@ -92,19 +88,16 @@ impl Isolated {
             .iter()
             .map(|(cursor, change, reason)| letter(&batch.pipeline, cursor, change, reason))
             .collect::<Result<Vec<_>>>()?;
-        log(self.source.as_ref())?
-            .dead_letters()
-            .park(letters)
-            .await?;
+        self.source.dead_letters().park(letters).await?;
         self.stats
             .update(|stats| stats.parked += items.len() as u64);
         Ok(())
     }
 
     /// Splits off what belongs to parked streams.
-    async fn without_parked(&self, batch: &Batch<Change>) -> Result<Option<Batch<Change>>> {
+    async fn without_parked(&self, batch: &Batch<T>) -> Result<Option<Batch<T>>> {
         let parked = self.parked.lock().await;
-        let is_parked = |change: &Change| parked.contains(&change.key());
+        let is_parked = |change: &T| parked.contains(&change.key());
         if parked.is_empty() || !batch.items.iter().any(|(_, change)| is_parked(change)) {
             return Ok(None);
         }
@@ -123,7 +116,7 @@ impl Isolated {
     }
 
     /// Delivers the halves of a refused batch, and of these the refused ones, and so on.
-    async fn bisect(&self, refused: &Batch<Change>, error: Error) -> Result<()> {
+    async fn bisect(&self, refused: &Batch<T>, error: Error) -> Result<()> {
         let mut pending = vec![(refused.items.clone(), Some(error))];
         let (mut aside, mut blocked) = (Vec::new(), HashSet::new());
         let before = self.refused.load(Ordering::Relaxed);
@@ -183,7 +176,7 @@ impl Isolated {
         Ok(())
     }
 
-    async fn set_aside(&self, batch: &Batch<Change>, aside: Vec<Aside>) -> Result<()> {
+    async fn set_aside(&self, batch: &Batch<T>, aside: Vec<Aside<T>>) -> Result<()> {
         let done = match self.policy {
             OnFailure::Park => "parked",
             OnFailure::Skip | OnFailure::Stop => "left out",
@@ -204,16 +197,16 @@ impl Isolated {
 /// The reason of what was not refused itself.
 const BEHIND: &str = "behind a parked item";
 
-fn behind_parked(items: Vec<(Cursor, Change)>) -> impl Iterator<Item = Aside> {
+fn behind_parked<T>(items: Vec<(Cursor, T)>) -> impl Iterator<Item = Aside<T>> {
     items
         .into_iter()
         .map(|(cursor, change)| (cursor, change, BEHIND.to_owned()))
 }
 
-fn letter(
+fn letter<T: Item>(
     pipeline: &ledger_core::PipelineId,
     cursor: &Cursor,
-    change: &Change,
+    change: &T,
     reason: &str,
 ) -> Result<DeadLetter> {
     let item = rmp_serde::to_vec(change).map_err(|error| {
@@ -234,7 +227,7 @@ fn letter(
 const DEPTH: usize = 32;
 
 /// Reads the item of a dead letter back.
-pub(crate) fn item(letter: &DeadLetter) -> Result<Change> {
+pub(crate) fn item<T: Item>(letter: &DeadLetter) -> Result<T> {
     let mut reader = rmp_serde::Deserializer::from_read_ref(letter.item.as_ref());
     reader.set_max_depth(DEPTH);
     serde::Deserialize::deserialize(&mut reader).map_err(|error: rmp_serde::decode::Error| {
@@ -248,8 +241,8 @@ pub(crate) fn item(letter: &DeadLetter) -> Result<Change> {
 }
 
 #[async_trait]
-impl Sink<Change> for Isolated {
-    async fn deliver(&self, batch: &Batch<Change>) -> Result<()> {
+impl<T: Item> Sink<T> for Isolated<T> {
+    async fn deliver(&self, batch: &Batch<T>) -> Result<()> {
         let rest = self.without_parked(batch).await?;
         let batch = rest.as_ref().unwrap_or(batch);
         let error = match self.send(batch).await {
@@ -282,13 +275,13 @@ impl Sink<Change> for Isolated {
     }
 }
 
-impl fmt::Display for Isolated {
+impl<T> fmt::Display for Isolated<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "isolated({})", self.sink)
     }
 }
 
-impl fmt::Debug for Isolated {
+impl<T> fmt::Debug for Isolated<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Isolated({self})")
     }

@@ -2,15 +2,16 @@
 //!
 //! A bridge copies what the store holds, follows its log from where it stood before the copy, and
 //! keeps its cursor where the sink keeps the data. It names no backend: it works on any
-//! [`Store`](ledger_core::Store) with a log and any [`Sink`](ledger_core::Sink).
+//! [`Store`](ledger_core::Store) with a log, any other [`Source`](ledger_core::Source), and any
+//! [`Sink`](ledger_core::Sink).
 
 mod bridge;
 mod isolate;
 mod lease;
+mod ledger;
 mod options;
 mod replay;
 mod stats;
-mod steps;
 mod verify;
 
 pub use bridge::{Bridge, Summary};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ledger_core::{Batch, Change, ChangeLog, CursorStore, ErrorKind, Result, Sink};
+use ledger_core::{Batch, CursorStore, ErrorKind, Item, Result, Sink, Source};
 
 use crate::lease::under_lease;
 use crate::{BridgeOptions, isolate};
@@ -12,28 +12,28 @@ const PAGE: usize = 200;
 
 /// Delivers the letters of a pipeline in order, under its lease; tells how many were delivered and
 /// how many are left.
-pub(crate) async fn replay(
-    log: &dyn ChangeLog,
-    sink: &dyn Sink<Change>,
+pub(crate) async fn replay<T: Item>(
+    source: &dyn Source<T>,
+    sink: &dyn Sink<T>,
     cursors: &dyn CursorStore,
     options: &BridgeOptions,
 ) -> Result<(u64, u64)> {
     let pipeline = &options.pipeline;
-    let work = deliver(log, sink, cursors, options);
-    let delivered = under_lease(log.consumers(), pipeline, "replay dead letters", work).await?;
-    Ok((delivered, log.dead_letters().count(pipeline).await?))
+    let work = deliver(source, sink, cursors, options);
+    let delivered = under_lease(source.consumers(), pipeline, "replay dead letters", work).await?;
+    Ok((delivered, source.dead_letters().count(pipeline).await?))
 }
 
-async fn deliver(
-    log: &dyn ChangeLog,
-    sink: &dyn Sink<Change>,
+async fn deliver<T: Item>(
+    source: &dyn Source<T>,
+    sink: &dyn Sink<T>,
     cursors: &dyn CursorStore,
     options: &BridgeOptions,
 ) -> Result<u64> {
     let pipeline = &options.pipeline;
-    let source = log.identity().await?;
-    let claim = cursors.claim(pipeline, &source).await?;
-    let letters = log.dead_letters();
+    let identity = source.identity().await?;
+    let claim = cursors.claim(pipeline, &identity).await?;
+    let letters = source.dead_letters();
     let (mut after, mut delivered) = (None, 0);
     // Streams whose letter was refused again.
     let mut refused = HashSet::new();
@@ -47,9 +47,9 @@ async fn deliver(
             if refused.contains(&letter.key) {
                 continue;
             }
-            let change = isolate::item(letter)?;
+            let item: T = isolate::item(letter)?;
             let batch = Batch {
-                items: vec![(letter.cursor.clone(), change)],
+                items: vec![(letter.cursor.clone(), item)],
                 after: None,
                 through: letter.cursor.clone(),
                 // The pipeline's own cursor has passed it long ago, or will.

@@ -157,6 +157,8 @@ pub trait Item:
     /// Whether it must be applied alone, after everything before it and before everything behind,
     /// when several lanes work side by side: a rename, the creation of a stream.
     fn is_barrier(&self) -> bool;
+    /// The kind, as skip lists and metrics name it.
+    fn kind(&self) -> &'static str;
     /// What it is, in words, for a dead letter's list; no payload.
     fn describe(&self) -> String;
 }
@@ -203,6 +205,10 @@ impl Item for Change {
             Mutation::Append { version, .. } => *version == 1,
             _ => false,
         }
+    }
+
+    fn kind(&self) -> &'static str {
+        self.mutation.kind().as_str()
     }
 
     fn describe(&self) -> String {

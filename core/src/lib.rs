@@ -15,6 +15,7 @@ pub mod observe;
 pub mod pipeline;
 mod schema;
 mod sink;
+mod source;
 mod store;
 mod stream;
 mod table;
@@ -33,6 +34,7 @@ pub use log::{
 };
 pub use schema::{FieldMapper, Schema, Upcaster, Versioned};
 pub use sink::{Batch, Claim, Contents, CursorStore, EntryKey, Record, Replica, Sink};
+pub use source::Source;
 pub use store::{ExpectedVersion, Labels, Page, Query, ReadOptions, Search, Stat, Store, StoreExt};
 pub use stream::{StoreName, StreamKey, StreamName, StreamRef, StreamState};
 pub use table::{

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Error, ErrorKind, MutationKind, PipelineId, StoreName, StreamName};
+use crate::{Error, ErrorKind, PipelineId, StoreName, StreamName};
 
 /// Takes down what happened. It is called on the way of every call, so it MUST NOT block.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
@@ -15,7 +15,7 @@ pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     fn poll(&self, poll: &Poll<'_>);
 
     /// A bridge left out one mutation, as it is configured to.
-    fn skipped(&self, bridge: &PipelineId, kind: MutationKind);
+    fn skipped(&self, bridge: &PipelineId, kind: &'static str);
 
     /// How old the oldest mutation is that a bridge has not delivered; zero where there is none.
     fn lag(&self, bridge: &PipelineId, lag: Duration);
@@ -96,7 +96,7 @@ pub struct Poll<'a> {
     /// How long the sink took.
     pub took: Duration,
     /// How many mutations of each kind it carried; kinds that it had none of are left out.
-    pub mutations: &'a [(MutationKind, u64)],
+    pub mutations: &'a [(&'static str, u64)],
     /// Why it failed; nothing of it counts as applied then.
     pub error: Option<&'a Error>,
 }

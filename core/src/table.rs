@@ -384,6 +384,17 @@ impl Item for RowChange {
         }
     }
 
+    fn kind(&self) -> &'static str {
+        match &self.op {
+            RowOp::Insert(_) => "insert",
+            RowOp::Update { .. } => "update",
+            RowOp::Delete(_) => "delete",
+            RowOp::Truncate => "truncate",
+            RowOp::Shape => "shape",
+            RowOp::Copied(_) => "copied",
+        }
+    }
+
     fn describe(&self) -> String {
         let name = &self.table.name;
         let what = match &self.op {

@@ -12,8 +12,8 @@ mod prometheus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ledger_core::PipelineId;
 use ledger_core::observe::{Operation, Poll, Recorder};
-use ledger_core::{MutationKind, PipelineId};
 
 pub use self::export::Export;
 pub use self::otel::OtelRecorder;
@@ -44,7 +44,7 @@ impl Recorder for Recorders {
         }
     }
 
-    fn skipped(&self, bridge: &PipelineId, kind: MutationKind) {
+    fn skipped(&self, bridge: &PipelineId, kind: &'static str) {
         for recorder in &self.0 {
             recorder.skipped(bridge, kind);
         }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use ledger_core::PipelineId;
 use ledger_core::observe::{Operation, OperationKind, Poll, Recorder, error_type};
-use ledger_core::{MutationKind, PipelineId};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
@@ -128,14 +128,14 @@ impl Recorder for OtelRecorder {
             Some(_) => &self.failed,
         };
         for (kind, count) in poll.mutations {
-            let kind = KeyValue::new("mutation.type", kind.as_str());
+            let kind = KeyValue::new("mutation.type", *kind);
             mutations.add(*count, &[name.clone(), kind]);
         }
     }
 
-    fn skipped(&self, bridge: &PipelineId, kind: MutationKind) {
+    fn skipped(&self, bridge: &PipelineId, kind: &'static str) {
         let name = KeyValue::new("bridge.name", bridge.as_str().to_owned());
-        let kind = KeyValue::new("mutation.type", kind.as_str());
+        let kind = KeyValue::new("mutation.type", kind);
         self.skipped.add(1, &[name, kind]);
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ledger_core::observe::{Operation, OperationKind, Poll, Recorder, error_type};
-use ledger_core::{Error, ErrorKind, MutationKind, PipelineId, Result};
+use ledger_core::{Error, ErrorKind, PipelineId, Result};
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
 };
@@ -164,15 +164,13 @@ impl Recorder for PrometheusRecorder {
             Some(_) => &self.failed,
         };
         for (kind, count) in poll.mutations {
-            mutations
-                .with_label_values(&[name, kind.as_str()])
-                .inc_by(*count);
+            mutations.with_label_values(&[name, kind]).inc_by(*count);
         }
     }
 
-    fn skipped(&self, bridge: &PipelineId, kind: MutationKind) {
+    fn skipped(&self, bridge: &PipelineId, kind: &'static str) {
         self.skipped
-            .with_label_values(&[bridge.as_str(), kind.as_str()])
+            .with_label_values(&[bridge.as_str(), kind])
             .inc();
     }
 

@@ -22,7 +22,7 @@ use ledger_core::{
 pub use report::{Difference, Kind, Report};
 
 use crate::lease::under_lease;
-use crate::steps::log;
+use crate::ledger::log;
 use compare::{Entries, Streams};
 use settle::Settle;
 

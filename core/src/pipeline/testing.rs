@@ -68,6 +68,10 @@ impl Item for Row {
     fn is_barrier(&self) -> bool {
         self.barrier
     }
+    fn kind(&self) -> &'static str {
+        "row"
+    }
+
     fn describe(&self) -> String {
         format!("row {}", self.key)
     }

@@ -8,12 +8,12 @@ use tracing::field;
 use super::Observed;
 use super::observed::traced;
 use crate::observe::Poll;
-use crate::{Batch, Change, CursorStore, MutationKind, Replica, Result, Sink};
+use crate::{Batch, CursorStore, Item, Replica, Result, Sink};
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
-impl<S: Sink<Change>> Sink<Change> for Observed<S> {
-    async fn deliver(&self, batch: &Batch<Change>) -> Result<()> {
+impl<T: Item, S: Sink<T>> Sink<T> for Observed<S> {
+    async fn deliver(&self, batch: &Batch<T>) -> Result<()> {
         let span = tracing::debug_span!(
             "ledger.bridge.Poll",
             bridge.name = batch.pipeline.as_str(),
@@ -46,10 +46,10 @@ impl<S: Sink<Change>> Sink<Change> for Observed<S> {
 
 /// How many mutations of each kind there are. There are so few kinds that a list is shorter than a
 /// map.
-fn by_kind(batch: &Batch<Change>) -> Vec<(MutationKind, u64)> {
-    let mut counts: Vec<(MutationKind, u64)> = Vec::new();
-    for (_, change) in &batch.items {
-        let kind = change.mutation.kind();
+fn by_kind<T: Item>(batch: &Batch<T>) -> Vec<(&'static str, u64)> {
+    let mut counts: Vec<(&'static str, u64)> = Vec::new();
+    for (_, item) in &batch.items {
+        let kind = item.kind();
         match counts.iter_mut().find(|(other, _)| *other == kind) {
             Some((_, count)) => *count += 1,
             None => counts.push((kind, 1)),

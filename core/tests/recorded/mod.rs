@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ledger_core::PipelineId;
 use ledger_core::observe::{Operation, Poll, Recorder, error_type};
-use ledger_core::{MutationKind, PipelineId};
 
 #[derive(Debug, Default)]
 pub(crate) struct Recorded(Mutex<Vec<String>>);
@@ -49,7 +49,7 @@ impl Recorder for Recorded {
         self.add(format!("{} {} {error}", poll.bridge, mutations.join(",")));
     }
 
-    fn skipped(&self, bridge: &PipelineId, kind: MutationKind) {
+    fn skipped(&self, bridge: &PipelineId, kind: &'static str) {
         self.add(format!("{bridge} skipped {kind}"));
     }
 

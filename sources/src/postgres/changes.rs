@@ -193,11 +193,11 @@ impl ChangeLog for PostgresStore {
     }
 
     fn consumers(&self) -> &dyn Consumers {
-        self
+        &self.inner.registry
     }
 
     fn dead_letters(&self) -> &dyn DeadLetters {
-        self
+        &self.inner.registry
     }
 }
 

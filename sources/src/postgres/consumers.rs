@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ledger_core::{Consumer, Consumers, Cursor, Error, ErrorKind, Lease, PipelineId, Result};
-use ledger_layout::log::Position;
 use ledger_layout::postgres::Micros;
 use sqlx::Row as _;
 use sqlx::postgres::PgQueryResult;
 
 use super::read::safe;
-use super::{PostgresStore, TAG};
+use super::registry::Registry;
 
-impl PostgresStore {
+impl Registry {
     fn unregistered(&self, operation: &'static str, pipeline: &PipelineId) -> Error {
-        let store = self.inner.tables.store();
+        let store = self.tables.store();
         Error::new(
             ErrorKind::NotFound,
             operation,
@@ -29,21 +28,21 @@ impl PostgresStore {
         pipeline: &PipelineId,
         at: &Cursor,
     ) -> Result<PgQueryResult> {
-        let position = Position::from_cursor(at, TAG)?;
-        let mut conn = self.inner.connection(operation).await?;
-        sqlx::query(safe(self.inner.tables.sql(template)))
-            .bind(self.inner.tables.store().as_str())
+        let seq = (self.position)(at)?;
+        let mut conn = self.connection(operation).await?;
+        sqlx::query(safe(self.tables.sql(template)))
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(at.as_bytes())
-            .bind(position.seq)
+            .bind(seq)
             .execute(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(operation, error))
+            .map_err(|error| self.failed(operation, error))
     }
 }
 
 #[async_trait]
-impl Consumers for PostgresStore {
+impl Consumers for Registry {
     async fn register(&self, pipeline: &PipelineId, at: &Cursor) -> Result<()> {
         const SQL: &str = "INSERT INTO {ledger.consumers} (store, pipeline, confirmed, seq) \
              VALUES ($1, $2, $3, $4) ON CONFLICT (store, pipeline) DO NOTHING";
@@ -83,15 +82,15 @@ impl Consumers for PostgresStore {
 
     async fn unregister(&self, pipeline: &PipelineId) -> Result<()> {
         const OPERATION: &str = "unregister consumer";
-        let failed = |error| self.inner.failed(OPERATION, error);
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let failed = |error| self.failed(OPERATION, error);
+        let mut conn = self.connection(OPERATION).await?;
         let mut tx = sqlx::Connection::begin(&mut *conn).await.map_err(failed)?;
         for table in ["consumers", "dead_letters"] {
-            let table = self.inner.tables.shared(table);
+            let table = self.tables.shared(table);
             sqlx::query(safe(format!(
                 "DELETE FROM {table} WHERE store = $1 AND pipeline = $2"
             )))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .execute(&mut *tx)
             .await
@@ -102,17 +101,17 @@ impl Consumers for PostgresStore {
 
     async fn list(&self) -> Result<Vec<Consumer>> {
         const OPERATION: &str = "list consumers";
-        let mut conn = self.inner.connection(OPERATION).await?;
-        let sql = self.inner.tables.sql(
+        let mut conn = self.connection(OPERATION).await?;
+        let sql = self.tables.sql(
             "SELECT pipeline, confirmed, confirmed_at, \
              CASE WHEN held_until > clock_timestamp() THEN holder END, paused \
              FROM {ledger.consumers} WHERE store = $1 ORDER BY pipeline",
         );
         let rows = sqlx::query(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .fetch_all(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         rows.iter()
             .map(|row| {
                 Ok(Consumer {
@@ -128,35 +127,34 @@ impl Consumers for PostgresStore {
 
     async fn lease(&self, pipeline: &PipelineId, holder: &str, ttl: Duration) -> Result<Lease> {
         const OPERATION: &str = "lease pipeline";
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         // One statement takes or renews; who does not get it reads who has it.
-        let sql = self.inner.tables.sql(
+        let sql = self.tables.sql(
             "UPDATE {ledger.consumers} SET holder = $3, \
              held_until = clock_timestamp() + $4 * interval '1 microsecond' \
              WHERE store = $1 AND pipeline = $2 AND (holder IS NULL OR holder = $3 \
              OR held_until <= clock_timestamp()) RETURNING paused",
         );
         let paused: Option<bool> = sqlx::query_scalar(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(holder)
             .bind(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX))
             .fetch_optional(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         if let Some(paused) = paused {
             return Ok(Lease::Held { paused });
         }
         let sql = self
-            .inner
             .tables
             .sql("SELECT coalesce(holder, '') FROM {ledger.consumers} WHERE store = $1 AND pipeline = $2");
         let holder: Option<String> = sqlx::query_scalar(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .fetch_optional(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         holder
             .map(|holder| Lease::HeldBy { holder })
             .ok_or_else(|| self.unregistered(OPERATION, pipeline))
@@ -164,35 +162,34 @@ impl Consumers for PostgresStore {
 
     async fn release(&self, pipeline: &PipelineId, holder: &str) -> Result<()> {
         const OPERATION: &str = "release pipeline";
-        let mut conn = self.inner.connection(OPERATION).await?;
-        let sql = self.inner.tables.sql(
+        let mut conn = self.connection(OPERATION).await?;
+        let sql = self.tables.sql(
             "UPDATE {ledger.consumers} SET holder = NULL, held_until = NULL \
              WHERE store = $1 AND pipeline = $2 AND holder = $3",
         );
         sqlx::query(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(holder)
             .execute(&mut *conn)
             .await
             .map(drop)
-            .map_err(|error| self.inner.failed(OPERATION, error))
+            .map_err(|error| self.failed(OPERATION, error))
     }
 
     async fn set_paused(&self, pipeline: &PipelineId, paused: bool) -> Result<()> {
         const OPERATION: &str = "pause pipeline";
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         let sql = self
-            .inner
             .tables
             .sql("UPDATE {ledger.consumers} SET paused = $3 WHERE store = $1 AND pipeline = $2");
         let updated = sqlx::query(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(paused)
             .execute(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         match updated.rows_affected() {
             0 => Err(self.unregistered(OPERATION, pipeline)),
             _ => Ok(()),

@@ -5,20 +5,20 @@ use ledger_core::{Cursor, DeadLetter, DeadLetters, PipelineId, Result, StreamKey
 use ledger_layout::postgres::{Micros, micros};
 use sqlx::Row as _;
 
-use super::PostgresStore;
 use super::read::safe;
+use super::registry::Registry;
 
 #[async_trait]
-impl DeadLetters for PostgresStore {
+impl DeadLetters for Registry {
     async fn park(&self, letters: Vec<DeadLetter>) -> Result<()> {
         const OPERATION: &str = "park dead letters";
-        let failed = |error| self.inner.failed(OPERATION, error);
-        let sql = self.inner.tables.sql(
+        let failed = |error| self.failed(OPERATION, error);
+        let sql = self.tables.sql(
             "INSERT INTO {ledger.dead_letters} (store, pipeline, cursor, stream_key, description, \
              reason, item, parked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (store, pipeline, cursor) DO NOTHING",
         );
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         let mut tx = sqlx::Connection::begin(&mut *conn).await.map_err(failed)?;
         // Who parks must not lose it in a crash, whatever the session's setting.
         sqlx::query("SET LOCAL synchronous_commit = on")
@@ -27,7 +27,7 @@ impl DeadLetters for PostgresStore {
             .map_err(failed)?;
         for letter in &letters {
             sqlx::query(safe(sql.clone()))
-                .bind(self.inner.tables.store().as_str())
+                .bind(self.tables.store().as_str())
                 .bind(letter.pipeline.as_str())
                 .bind(letter.cursor.as_bytes())
                 .bind(letter.key.0.cast_signed())
@@ -49,20 +49,20 @@ impl DeadLetters for PostgresStore {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         const OPERATION: &str = "list dead letters";
-        let sql = self.inner.tables.sql(
+        let sql = self.tables.sql(
             "SELECT cursor, stream_key, description, reason, item, parked_at \
              FROM {ledger.dead_letters} WHERE store = $1 AND pipeline = $2 \
              AND ($3::bytea IS NULL OR cursor > $3) ORDER BY cursor LIMIT $4",
         );
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         let rows = sqlx::query(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(after.map(Cursor::as_bytes))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         rows.iter()
             .map(|row| {
                 Ok(DeadLetter {
@@ -80,17 +80,17 @@ impl DeadLetters for PostgresStore {
 
     async fn parked_keys(&self, pipeline: &PipelineId) -> Result<Vec<StreamKey>> {
         const OPERATION: &str = "read parked streams";
-        let sql = self.inner.tables.sql(
+        let sql = self.tables.sql(
             "SELECT DISTINCT stream_key FROM {ledger.dead_letters} \
              WHERE store = $1 AND pipeline = $2",
         );
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         let keys: Vec<i64> = sqlx::query_scalar(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .fetch_all(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         Ok(keys
             .into_iter()
             .map(|key| StreamKey(key.cast_unsigned()))
@@ -100,34 +100,33 @@ impl DeadLetters for PostgresStore {
     async fn count(&self, pipeline: &PipelineId) -> Result<u64> {
         const OPERATION: &str = "count dead letters";
         let sql = self
-            .inner
             .tables
             .sql("SELECT count(*) FROM {ledger.dead_letters} WHERE store = $1 AND pipeline = $2");
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         let count: i64 = sqlx::query_scalar(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .fetch_one(&mut *conn)
             .await
-            .map_err(|error| self.inner.failed(OPERATION, error))?;
+            .map_err(|error| self.failed(OPERATION, error))?;
         Ok(count.cast_unsigned())
     }
 
     async fn remove(&self, pipeline: &PipelineId, cursors: &[Cursor]) -> Result<()> {
         const OPERATION: &str = "remove dead letters";
-        let sql = self.inner.tables.sql(
+        let sql = self.tables.sql(
             "DELETE FROM {ledger.dead_letters} WHERE store = $1 AND pipeline = $2 \
              AND cursor = ANY($3)",
         );
         let cursors: Vec<&[u8]> = cursors.iter().map(Cursor::as_bytes).collect();
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let mut conn = self.connection(OPERATION).await?;
         sqlx::query(safe(sql))
-            .bind(self.inner.tables.store().as_str())
+            .bind(self.tables.store().as_str())
             .bind(pipeline.as_str())
             .bind(cursors)
             .execute(&mut *conn)
             .await
             .map(drop)
-            .map_err(|error| self.inner.failed(OPERATION, error))
+            .map_err(|error| self.failed(OPERATION, error))
     }
 }

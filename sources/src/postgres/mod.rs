@@ -9,6 +9,7 @@ mod labels;
 mod promote;
 mod prune;
 mod read;
+mod registry;
 mod search;
 mod snapshot;
 mod store;

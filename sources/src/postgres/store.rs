@@ -10,6 +10,7 @@ use ledger_core::{
     ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
 };
 use ledger_layout::StoreOptions;
+use ledger_layout::log::Position;
 use ledger_layout::postgres::{
     PostgresConfig, PostgresContents, PostgresDatabase, Role, StoreRow, Tables, check_server,
     failed, find_store, open_store,
@@ -18,11 +19,12 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::{PgConnection, Postgres, Transaction};
 
-use super::PostgresTransaction;
 use super::append::Prepared;
 use super::group::{self, Group};
 use super::prune::Pruner;
+use super::registry::Registry;
 use super::wake::Wake;
+use super::{PostgresTransaction, TAG};
 
 /// A ledger store in PostgreSQL 13 or newer. Cloning shares it.
 #[derive(Clone)]
@@ -42,7 +44,8 @@ pub(super) struct Inner {
     pub(super) pruner: Pruner,
     pub(super) search: super::search::Collation,
     pub(super) group: Group,
-    closed: AtomicBool,
+    pub(super) registry: Registry,
+    closed: Arc<AtomicBool>,
     /// The pool is that of a database with several stores, and not closed with this one.
     shared: bool,
 }
@@ -112,13 +115,21 @@ impl PostgresStore {
     ) -> Result<Self> {
         let pool = database.pool().clone();
         let (tables, row, search) = Self::find(&pool, &store, &options, create).await?;
+        let closed = Arc::new(AtomicBool::new(false));
+        let registry = Registry {
+            pool: pool.clone(),
+            tables: tables.clone(),
+            position: |cursor| Ok(Position::from_cursor(cursor, TAG)?.seq),
+            closed: Arc::clone(&closed),
+        };
         let inner = Inner {
             statements: super::append::Statements::new(&tables),
             contents: PostgresContents::new(pool.clone(), tables.clone()),
             wake: Wake::new(pool.clone(), &tables),
             pruner: Pruner::default(),
             group: Group::default(),
-            closed: AtomicBool::new(false),
+            registry,
+            closed,
             pool,
             tables,
             config: database.config().clone(),

@@ -1,11 +1,35 @@
-//! The steps of a bridge: first what the store holds, then what its log tells.
+//! A ledger's store as the source of a bridge: first what it holds, then what its log tells.
 
+use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::future::ready;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use ledger_core::pipeline::Step;
-use ledger_core::{Change, ChangeLog, Cursor, Error, ErrorKind, Progress, Result, Store};
+use ledger_core::{
+    Change, ChangeLog, Consumers, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress,
+    Result, Source, SourceId, Store,
+};
+
+/// A store that keeps a log.
+pub(crate) struct Ledger(Arc<dyn Store>);
+
+impl Ledger {
+    /// `Unsupported` where the store keeps no log.
+    pub(crate) fn new(store: Arc<dyn Store>) -> Result<Self> {
+        log(store.as_ref())?;
+        Ok(Self(store))
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "`new` has seen that there is a log, and a store does not lose it"
+    )]
+    fn log(&self) -> &dyn ChangeLog {
+        log(self.0.as_ref()).expect("a log")
+    }
+}
 
 /// The store's log, where it keeps one.
 pub(crate) fn log(store: &dyn Store) -> Result<&dyn ChangeLog> {
@@ -20,12 +44,11 @@ pub(crate) fn log(store: &dyn Store) -> Result<&dyn ChangeLog> {
 
 /// The steps from `progress` on, each at the cursor that is stored for it. With `until` they end
 /// when the log has been followed that far.
-pub(crate) fn steps(
-    store: &Arc<dyn Store>,
+fn steps(
+    log: &dyn ChangeLog,
     progress: Progress,
     until: Option<Cursor>,
 ) -> Result<BoxStream<'static, Result<Step<Change>>>> {
-    let log = log(store.as_ref())?;
     match progress {
         Progress::Follow(after) => Ok(follow(log, after, until).boxed()),
         Progress::Snapshot { start, key } => {
@@ -100,4 +123,52 @@ fn past_the_end(after: &Cursor) -> Error {
              start the replica anew with `ledger bridge run --resync`"
         ),
     )
+}
+
+#[async_trait]
+impl Source<Change> for Ledger {
+    async fn identity(&self) -> Result<SourceId> {
+        self.log().identity().await
+    }
+
+    async fn head(&self) -> Result<Cursor> {
+        self.log().head().await
+    }
+
+    async fn lag(&self, after: &Cursor) -> Result<Lag> {
+        self.log().lag(after).await
+    }
+
+    async fn size(&self) -> Result<u64> {
+        self.log().size().await
+    }
+
+    async fn steps(
+        &self,
+        _: &PipelineId,
+        progress: Progress,
+        until: Option<Cursor>,
+    ) -> Result<BoxStream<'static, Result<Step<Change>>>> {
+        steps(self.log(), progress, until)
+    }
+
+    fn consumers(&self) -> &dyn Consumers {
+        self.log().consumers()
+    }
+
+    fn dead_letters(&self) -> &dyn DeadLetters {
+        self.log().dead_letters()
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
 }

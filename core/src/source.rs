@@ -1,0 +1,53 @@
+//! What a bridge reads from.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::pipeline::Step;
+use crate::{Consumers, Cursor, DeadLetters, Lag, PipelineId, Progress, Result, SourceId};
+
+/// Where the items of a pipeline come from: a store's log, the tables of a database.
+#[async_trait]
+pub trait Source<T>: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Which history this is; see [`ChangeLog::identity`](crate::ChangeLog::identity).
+    async fn identity(&self) -> Result<SourceId>;
+
+    /// A position with no gap below it.
+    async fn head(&self) -> Result<Cursor>;
+
+    /// How far behind the log's end this position is.
+    async fn lag(&self, after: &Cursor) -> Result<Lag>;
+
+    /// About how many items a copy of everything has.
+    async fn size(&self) -> Result<u64>;
+
+    /// About how many of these are still to be copied, where a copy goes on beside the following.
+    fn copying(&self) -> Option<u64> {
+        None
+    }
+
+    /// The steps from `progress` on, each at the position that is stored for it, a
+    /// [`Progress`]. With `until` they end when the log has been followed that far, and what is to
+    /// be copied has been.
+    ///
+    /// Of two instances of a pipeline, the one that has the lease calls this.
+    async fn steps(
+        &self,
+        pipeline: &PipelineId,
+        progress: Progress,
+        until: Option<Cursor>,
+    ) -> Result<BoxStream<'static, Result<Step<T>>>>;
+
+    /// Notes that everything up to here is durable at the sink; the source may forget what is before.
+    async fn confirm(&self, pipeline: &PipelineId, cursor: &Cursor) -> Result<()> {
+        self.consumers().confirm(pipeline, cursor).await
+    }
+
+    /// Who reads from it.
+    fn consumers(&self) -> &dyn Consumers;
+
+    /// What could not be delivered.
+    fn dead_letters(&self) -> &dyn DeadLetters;
+}
