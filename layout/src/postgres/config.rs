@@ -16,6 +16,8 @@ const TESTED_FOR: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct PostgresConfig {
     connect: PgConnectOptions,
+    /// As it was given; never printed.
+    url: Option<std::sync::Arc<str>>,
     /// The most connections of a store's pool; 10 by default.
     pub max_connections: u32,
     /// How long to wait for a connection before a call is `Unavailable`; 10 seconds by default.
@@ -42,7 +44,11 @@ impl PostgresConfig {
         let connect = PgConnectOptions::from_str(url).map_err(|_| {
             Error::invalid(OPERATION, "the URL has a parameter that is not understood")
         })?;
-        Ok(Self::from_options(connect))
+        let config = Self::from_options(connect);
+        Ok(Self {
+            url: Some(url.into()),
+            ..config
+        })
     }
 
     /// Uses connection options made elsewhere.
@@ -51,6 +57,7 @@ impl PostgresConfig {
             connect: connect
                 .application_name("ledger")
                 .disable_statement_logging(),
+            url: None,
             max_connections: 10,
             acquire_timeout: Duration::from_secs(10),
             poll_interval: Duration::from_millis(200),
@@ -65,6 +72,17 @@ impl PostgresConfig {
             self.connect.get_host(),
             self.connect.get_port()
         )
+    }
+
+    /// The URL, with its password, where the settings were read from one: for connections of another
+    /// kind than those of a pool. It MUST NOT be printed.
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// The options of a connection that is not one of a pool.
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.connect
     }
 
     /// Opens a pool and tries one connection.

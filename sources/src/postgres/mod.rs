@@ -1,6 +1,7 @@
 //! PostgreSQL as a store and as a source.
 
 mod append;
+pub mod capture;
 mod changes;
 mod consumers;
 mod dead_letters;

@@ -1,0 +1,382 @@
+//! Copying what a table holds.
+//!
+//! A table with a key is copied in ranges of it, several at a time, each read as it is at that
+//! moment. What was changed between the log's position at the beginning and that moment is met again
+//! in the log, with a higher version. A table without a key is copied from one snapshot, which the
+//! server exports with the position that it belongs to, and begun anew where it is interrupted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use ledger_core::{Error, ErrorKind, Result, Row, Table};
+use ledger_layout::postgres::failed;
+use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use tokio::sync::mpsc;
+
+use super::catalog::{Found, sql_name};
+use super::text::CopyText;
+use super::transport::{Replication, literal, quoted};
+
+const OPERATION: &str = "copy table";
+
+/// About how many bytes a range has.
+const RANGE_BYTES: u64 = 16 << 20;
+/// How many rows are handed on together, and about how many bytes at the most.
+const ROWS: usize = 500;
+const ROWS_BYTES: usize = 256 << 10;
+
+/// The copy of one table, as far as it has come.
+pub(super) struct Copy {
+    pool: PgPool,
+    pub(super) table: Arc<Table>,
+    /// The table's name as SQL takes it, without the tables that inherit from it.
+    from: String,
+    /// The log tells every transaction whose commit record begins behind it.
+    pub(super) point: u64,
+    way: Way,
+    /// How many ranges are read side by side.
+    width: usize,
+    /// The rows of the ranges that are being read.
+    reading: Option<mpsc::Receiver<Result<Vec<Row>>>>,
+    /// Up to where the key's order is copied once these are.
+    upto: Option<Vec<String>>,
+    complete: bool,
+}
+
+enum Way {
+    /// By ranges of the key: the last key of the range before, and how many rows a range has.
+    Keys {
+        after: Option<Vec<String>>,
+        rows: u64,
+    },
+    /// From one snapshot, which lasts as long as the connection that exported it.
+    Snapshot {
+        name: String,
+        _held: Box<Replication>,
+        parts: VecDeque<String>,
+    },
+}
+
+/// What a copy gives next.
+pub(super) enum Copied {
+    /// Rows.
+    Rows(Vec<Row>),
+    /// Every row with a key up to this is copied.
+    Upto(Bytes),
+    /// Everything is copied.
+    All,
+}
+
+impl Copy {
+    /// A copy of a table with a key, from behind `after` on.
+    pub(super) fn by_key(
+        pool: PgPool,
+        found: &Found,
+        point: u64,
+        after: Option<&Bytes>,
+        width: usize,
+    ) -> Result<Self> {
+        let after = after.map(|bytes| key_from(bytes)).transpose()?;
+        let width_of_row = (found.bytes / found.rows.max(1)).max(16);
+        let rows = (RANGE_BYTES / width_of_row).clamp(500, 100_000);
+        let way = Way::Keys { after, rows };
+        Ok(Self::new(pool, found, point, way, width))
+    }
+
+    /// A copy of a table without a key, from a snapshot; `held` is the connection that exported it.
+    pub(super) fn of_snapshot(
+        pool: PgPool,
+        found: &Found,
+        point: u64,
+        name: String,
+        held: Replication,
+    ) -> Self {
+        // One part: rows have no order but that of the scan, and numbers are given as they come.
+        let parts = VecDeque::from([String::new()]);
+        let way = Way::Snapshot {
+            name,
+            _held: Box::new(held),
+            parts,
+        };
+        Self::new(pool, found, point, way, 1)
+    }
+
+    fn new(pool: PgPool, found: &Found, point: u64, way: Way, width: usize) -> Self {
+        let only = if found.partitioned { "" } else { "ONLY " };
+        Self {
+            from: format!("{only}{}", sql_name(&found.table.name)),
+            table: Arc::clone(&found.table),
+            pool,
+            point,
+            way,
+            width: width.max(1),
+            reading: None,
+            upto: None,
+            complete: false,
+        }
+    }
+
+    /// Whether ranges are being read: their rows are then to be taken before anything else of the
+    /// table is.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// What comes next; after [`Copied::All`] nothing. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Copied> {
+        loop {
+            if let Some(rows) = &mut self.reading {
+                match rows.recv().await {
+                    Some(rows) => return rows.map(Copied::Rows),
+                    None => self.reading = None,
+                }
+                if let (false, Some(upto)) = (self.complete, self.upto.take()) {
+                    return key_to(&upto).map(Copied::Upto);
+                }
+            }
+            if self.complete {
+                return Ok(Copied::All);
+            }
+            let selects = self.selects().await?;
+            self.read(selects);
+        }
+    }
+
+    /// The queries of the next ranges. Nothing of it is kept where the future is dropped.
+    async fn selects(&mut self) -> Result<Vec<String>> {
+        let columns: Vec<_> = self.table.columns.iter().map(|c| quoted(&c.name)).collect();
+        let columns = columns.join(", ");
+        match &mut self.way {
+            Way::Snapshot { parts, .. } => {
+                let select = format!("SELECT {columns} FROM {}", self.from);
+                self.complete = parts.len() <= 1;
+                Ok(parts.pop_front().map(|_| select).into_iter().collect())
+            }
+            Way::Keys { after, rows } => {
+                let mut conn = self
+                    .pool
+                    .acquire()
+                    .await
+                    .map_err(|error| failed(OPERATION, self.table.name.to_string(), error))?;
+                let (mut selects, mut from, mut complete) = (Vec::new(), after.clone(), false);
+                while selects.len() < self.width && !complete {
+                    let to = border(&mut conn, &self.table, &self.from, from.as_deref(), *rows);
+                    let to = to.await?;
+                    complete = to.is_none();
+                    let range = range(&self.table, from.as_deref(), to.as_deref());
+                    selects.push(format!("SELECT {columns} FROM {}{range}", self.from));
+                    from = to.or(from);
+                }
+                self.complete = complete;
+                self.upto.clone_from(&from);
+                *after = from;
+                Ok(selects)
+            }
+        }
+    }
+
+    fn read(&mut self, selects: Vec<String>) {
+        // Small: each of the readers fills one piece while its last one waits.
+        let (sender, receiver) = mpsc::channel(2);
+        for select in selects {
+            let reader = Reader {
+                pool: self.pool.clone(),
+                table: Arc::clone(&self.table),
+                snapshot: match &self.way {
+                    Way::Snapshot { name, .. } => Some(name.clone()),
+                    Way::Keys { .. } => None,
+                },
+                rows: sender.clone(),
+            };
+            tokio::spawn(reader.run(format!("COPY ({select}) TO STDOUT")));
+        }
+        self.reading = Some(receiver);
+    }
+}
+
+struct Reader {
+    pool: PgPool,
+    table: Arc<Table>,
+    snapshot: Option<String>,
+    rows: mpsc::Sender<Result<Vec<Row>>>,
+}
+
+impl Reader {
+    async fn run(self, sql: String) {
+        // Who takes the rows may be gone: then nobody needs the error either.
+        let read = tokio::select! {
+            read = self.read(&sql) => read,
+            () = self.rows.closed() => return,
+        };
+        if let Err(error) = read {
+            let _ = self.rows.send(Err(error)).await;
+        }
+    }
+
+    async fn read(&self, sql: &str) -> Result<()> {
+        let name = &self.table.name;
+        let failed = |error| failed(OPERATION, name.to_string(), error);
+        let mut conn = self.pool.acquire().await.map_err(failed)?;
+        if let Some(snapshot) = &self.snapshot {
+            for statement in [
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
+                format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot)),
+                // Its rows are numbered in the order in which they come.
+                "SET LOCAL synchronize_seqscans = off".to_owned(),
+            ] {
+                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *conn);
+                done.await.map_err(failed)?;
+            }
+        }
+        let columns = self.table.columns.len();
+        let (mut text, mut rows, mut bytes) = (CopyText::default(), Vec::new(), 0);
+        {
+            let mut pieces = conn.copy_out_raw(sql).await.map_err(failed)?;
+            while let Some(piece) = pieces.try_next().await.map_err(failed)? {
+                bytes += piece.len();
+                let read = text.rows(piece, columns, &mut rows);
+                read.map_err(|error| error.within(name))?;
+                if rows.len() >= ROWS || bytes >= ROWS_BYTES {
+                    bytes = 0;
+                    let full = std::mem::replace(&mut rows, Vec::with_capacity(ROWS));
+                    if self.rows.send(Ok(full)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if text.is_cut() {
+            let what = format!("{name}: the last row is cut short");
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, what));
+        }
+        if self.snapshot.is_some() {
+            sqlx::query("COMMIT")
+                .execute(&mut *conn)
+                .await
+                .map_err(failed)?;
+        }
+        // Who takes them may be gone.
+        let _ = self.rows.send(Ok(rows)).await;
+        Ok(())
+    }
+}
+
+/// The key at the end of a range of `rows` rows behind `after`; none where fewer are left.
+async fn border(
+    conn: &mut PgConnection,
+    table: &Table,
+    from: &str,
+    after: Option<&[String]>,
+    rows: u64,
+) -> Result<Option<Vec<String>>> {
+    let key: Vec<_> = key_columns(table).collect();
+    let texts: Vec<_> = key.iter().map(|name| format!("{name}::text")).collect();
+    let sql = format!(
+        "SELECT {} FROM {from}{} ORDER BY {} OFFSET {} LIMIT 1",
+        texts.join(", "),
+        range(table, after, None),
+        key.join(", "),
+        rows.saturating_sub(1)
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .fetch_optional(conn)
+        .await
+        .map_err(|error| failed(OPERATION, table.name.to_string(), error))?;
+    Ok(row.map(|row| (0..key.len()).map(|place| row.get(place)).collect()))
+}
+
+fn key_columns(table: &Table) -> impl Iterator<Item = String> + '_ {
+    let columns = table.columns.iter().filter(|column| column.key);
+    columns.map(|column| quoted(&column.name))
+}
+
+/// The condition that holds between two keys.
+fn range(table: &Table, after: Option<&[String]>, upto: Option<&[String]>) -> String {
+    let bound = |operator: &str, key: &[String]| {
+        let columns: Vec<_> = key_columns(table).collect();
+        let kinds = table.columns.iter().filter(|column| column.key);
+        let values = key.iter().zip(kinds);
+        let values: Vec<_> = values
+            .map(|(value, column)| format!("{}::{}", literal(value), column.declared))
+            .collect();
+        format!(
+            "({}) {operator} ({})",
+            columns.join(", "),
+            values.join(", ")
+        )
+    };
+    let bounds = [
+        after.map(|key| bound(">", key)),
+        upto.map(|key| bound("<=", key)),
+    ];
+    let bounds: Vec<_> = bounds.into_iter().flatten().collect();
+    match bounds.as_slice() {
+        [] => String::new(),
+        bounds => format!(" WHERE {}", bounds.join(" AND ")),
+    }
+}
+
+fn key_to(key: &[String]) -> Result<Bytes> {
+    let bytes = rmp_serde::to_vec(key).map_err(|error| {
+        Error::new(ErrorKind::Internal, OPERATION, "write a key").with_source(error)
+    })?;
+    Ok(bytes.into())
+}
+
+fn key_from(bytes: &[u8]) -> Result<Vec<String>> {
+    rmp_serde::from_slice(bytes).map_err(|error| {
+        let what = "how far the copy had come cannot be read";
+        Error::new(ErrorKind::Corrupt, OPERATION, what).with_source(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger_core::{Column, ColumnType, TableName};
+
+    use super::*;
+
+    fn table() -> Table {
+        let column = |name: &str, declared: &str, key| Column {
+            name: name.to_owned(),
+            kind: ColumnType::Text,
+            key,
+            nullable: !key,
+            declared: declared.to_owned(),
+        };
+        Table {
+            id: 1,
+            name: TableName::new("public", "t"),
+            columns: vec![
+                column("a", "integer", true),
+                column("n", "text", false),
+                column("B", "character varying(9)", true),
+            ],
+            full_identity: false,
+        }
+    }
+
+    #[test]
+    fn a_range_is_open_below_and_closed_above() {
+        let (from, to) = (
+            ["1", "x'y"].map(str::to_owned),
+            ["2", "z"].map(str::to_owned),
+        );
+        assert_eq!(
+            range(&table(), Some(&from), Some(&to)),
+            " WHERE (\"a\", \"B\") > ('1'::integer, 'x''y'::character varying(9)) \
+             AND (\"a\", \"B\") <= ('2'::integer, 'z'::character varying(9))"
+        );
+        assert_eq!(range(&table(), None, None), "");
+    }
+
+    #[test]
+    fn a_key_is_read_back_as_it_was() {
+        let key = ["1".to_owned(), "tab\tand 'quote'".to_owned()];
+        assert_eq!(key_from(&key_to(&key).unwrap()).unwrap(), key);
+        assert!(key_from(b"\xc1").is_err());
+    }
+}

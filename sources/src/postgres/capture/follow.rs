@@ -1,0 +1,358 @@
+//! Following the log, and copying tables beside it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use ledger_core::pipeline::Step;
+use ledger_core::{CopyState, Error, ErrorKind, Result, RowChange, RowOp, Version};
+use ledger_layout::postgres::PostgresConfig;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnection, PgPool};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::catalog::Found;
+use super::copy::{Copied, Copy};
+use super::decode::decode;
+use super::feed::{Feed, Frame};
+use super::position::{Position, parsed};
+use super::rows::Rows;
+use super::slot;
+use super::source::{acquire, end};
+use super::transport::{Replication, quoted};
+
+/// How long the log is followed between two rounds of copying, where it does not run dry before.
+const FOLLOW: Duration = Duration::from_millis(250);
+/// How often a position is handed on while nothing happens: each makes the sink store it.
+const ALIVE: Duration = Duration::from_secs(10);
+/// How many frames are taken at a time.
+const FRAMES: usize = 512;
+
+/// A table that is to be copied.
+pub(super) struct Pending {
+    found: Found,
+    /// From where a copy goes on that was interrupted.
+    resumed: Option<(u64, Bytes)>,
+    left_out: bool,
+}
+
+impl Pending {
+    pub(super) fn new(found: Found) -> Self {
+        Self {
+            found,
+            resumed: None,
+            left_out: false,
+        }
+    }
+
+    pub(super) fn resumed(found: Found, point: u64, after: Bytes) -> Self {
+        Self {
+            resumed: Some((point, after)),
+            ..Self::new(found)
+        }
+    }
+
+    /// What the table holds now is not carried, only what is changed from now on.
+    pub(super) fn leave_out(&mut self) {
+        self.left_out = true;
+    }
+}
+
+/// What the stream of steps is made from.
+pub(super) struct Following {
+    pub(super) config: PostgresConfig,
+    pub(super) pool: PgPool,
+    pub(super) width: usize,
+    pub(super) feed: Feed,
+    pub(super) rows: Rows,
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) copy: Option<Copy>,
+    /// How many rows of a copy without keys were handed on: a row's number is a part of its version.
+    pub(super) numbered: u64,
+    pub(super) until: Option<Position>,
+    pub(super) left: Arc<AtomicU64>,
+    pub(super) is_copying: Arc<AtomicBool>,
+    pub(super) broken: Arc<Mutex<Option<Error>>>,
+    pub(super) alive_at: Option<Instant>,
+    pub(super) over: bool,
+}
+
+impl Following {
+    /// The steps. They end where `until` is reached, or behind the first error.
+    pub(super) fn steps(self) -> BoxStream<'static, Result<Step<RowChange>>> {
+        let rows = self.pending.iter().map(|pending| pending.found.rows).sum();
+        self.left.store(rows, Ordering::Relaxed);
+        self.is_copying
+            .store(!self.pending.is_empty(), Ordering::Relaxed);
+        stream::unfold((self, true), |(mut this, turn)| async move {
+            if this.over {
+                return None;
+            }
+            let mut steps = Vec::new();
+            let done = Box::pin(this.next(turn, &mut steps)).await;
+            let mut results: Vec<_> = steps.into_iter().map(Ok).collect();
+            let turn = match done {
+                Ok(turn) => turn,
+                Err(error) => {
+                    this.over = true;
+                    results.push(Err(error));
+                    false
+                }
+            };
+            Some((stream::iter(results), (this, turn)))
+        })
+        .flatten()
+        .boxed()
+    }
+
+    /// Some steps. `copying` tells whose turn it is; returned is whose turn comes next.
+    async fn next(&mut self, copying: bool, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
+        let broken = self
+            .broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        self.take_up_recopies().await?;
+        let to_copy = self.copy.is_some() || !self.pending.is_empty();
+        if let Some(until) = self.until
+            && !to_copy
+            && self.rows.position >= until
+        {
+            self.over = true;
+            return Ok(false);
+        }
+        if to_copy && copying {
+            return self.copy(steps).await;
+        }
+        self.follow(to_copy, steps).await?;
+        Ok(true)
+    }
+
+    /// Follows the log: for a while where something is to be copied, else until something comes.
+    async fn follow(&mut self, briefly: bool, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
+        let frame = if briefly {
+            match tokio::time::timeout(FOLLOW / 10, self.feed.next()).await {
+                Ok(frame) => frame?,
+                Err(_) => return Ok(()),
+            }
+        } else {
+            // Now and then it is looked whether the run is broken.
+            match tokio::time::timeout(ALIVE, self.feed.next()).await {
+                Ok(frame) => frame?,
+                Err(_) => return Ok(()),
+            }
+        };
+        self.take(frame, steps).await?;
+        let begun = Instant::now();
+        for _ in 1..FRAMES {
+            if briefly && begun.elapsed() > FOLLOW {
+                return Ok(());
+            }
+            match self.feed.ready() {
+                Some(frame) => self.take(frame?, steps).await?,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, frame: Frame, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
+        match frame {
+            Frame::Data(bytes) => {
+                let before = steps.len();
+                self.rows.read(decode(bytes)?, steps).await?;
+                if steps.len() > before {
+                    self.alive_at = Some(Instant::now());
+                }
+            }
+            Frame::Alive(end) => {
+                let rare = self.alive_at.is_none_or(|at| at.elapsed() >= ALIVE);
+                let awaited = self.until.is_some_and(|until| end >= until.commit);
+                if (rare || awaited)
+                    && let Some(step) = self.rows.alive(end)
+                {
+                    self.alive_at = Some(Instant::now());
+                    steps.push(step);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A part of the copying. It stays its turn until the rows that are being read are handed on: a
+    /// change that the log tells meanwhile is newer than they are.
+    async fn copy(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
+        let Some(copy) = &mut self.copy else {
+            if let Some(pending) = self.pending.pop_front() {
+                Box::pin(self.begin(pending, steps)).await?;
+            }
+            return Ok(true);
+        };
+        let (table, point) = (Arc::clone(&copy.table), copy.point);
+        let copied = copy.next().await?;
+        match copied {
+            Copied::Rows(rows) => {
+                let left = rows.len() as u64;
+                let take = |left: u64, rows: u64| left.saturating_sub(rows);
+                let before = self.left.load(Ordering::Relaxed);
+                self.left.store(take(before, left), Ordering::Relaxed);
+                for row in rows {
+                    let ordinal = if table.is_keyed() {
+                        0
+                    } else {
+                        self.numbered += 1;
+                        self.numbered
+                    };
+                    let version = Version::new(point, ordinal);
+                    steps.push(self.rows.beside(&table, version, RowOp::Insert(row)));
+                }
+            }
+            Copied::Upto(after) => {
+                self.note(&table, CopyState::Upto { point, after }, steps);
+            }
+            Copied::All => {
+                let through = end(&mut *acquire(&self.pool).await?).await?;
+                self.copy = None;
+                self.done(&table, point, through, steps);
+            }
+        }
+        Ok(self.copy.as_ref().is_some_and(Copy::is_reading))
+    }
+
+    fn note(
+        &mut self,
+        table: &Arc<ledger_core::Table>,
+        state: CopyState,
+        steps: &mut Vec<Step<RowChange>>,
+    ) {
+        let version = Version::new(state.point(), 0);
+        let step = self.rows.beside(table, version, RowOp::Copied(state));
+        steps.push(step);
+    }
+
+    fn done(
+        &mut self,
+        table: &Arc<ledger_core::Table>,
+        point: u64,
+        through: u64,
+        steps: &mut Vec<Step<RowChange>>,
+    ) {
+        self.note(table, CopyState::Done { point, through }, steps);
+        if let Some(carried) = self.carried(table) {
+            carried.point = point;
+            carried.through = through;
+        }
+        tracing::info!(table = %table.name, "table copied");
+        if self.pending.is_empty() {
+            self.is_copying.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn carried(&mut self, table: &ledger_core::Table) -> Option<&mut super::rows::Carried> {
+        let id = u32::try_from(table.id).ok()?;
+        self.rows.carried.get_mut(&id)
+    }
+
+    /// Begins with a table, or goes on with it.
+    async fn begin(&mut self, pending: Pending, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
+        let Pending {
+            found,
+            resumed,
+            left_out,
+        } = pending;
+        let table = Arc::clone(&found.table);
+        if let Some((point, after)) = resumed {
+            let (pool, width) = (self.pool.clone(), self.width);
+            self.copy = Some(Copy::by_key(pool, &found, point, Some(&after), width)?);
+            return Ok(());
+        }
+        tracing::info!(table = %table.name, rows = found.rows, "copying a table");
+        let copy = if table.is_keyed() || left_out {
+            let point = self.barrier().await? - 1;
+            Copy::by_key(self.pool.clone(), &found, point, None, self.width)?
+        } else {
+            self.snapshot(&found).await?
+        };
+        let point = copy.point;
+        if let Some(carried) = self.carried(&table) {
+            carried.table = Arc::clone(&table);
+            carried.point = point;
+            carried.through = u64::MAX;
+        }
+        self.note(&table, CopyState::Begun { point }, steps);
+        if left_out {
+            self.done(&table, point, point, steps);
+        } else {
+            self.numbered = 0;
+            self.copy = Some(copy);
+        }
+        Ok(())
+    }
+
+    /// A position behind every transaction that may have written before the tables were published:
+    /// a slot is made, which waits for them, and is dropped again.
+    async fn barrier(&self) -> Result<u64> {
+        let failed = |error| ledger_layout::postgres::failed("copy tables", "", error);
+        let mut conn = PgConnection::connect_with(self.config.options())
+            .await
+            .map_err(failed)?;
+        let name = format!("ledger_barrier_{}", Uuid::new_v4().simple());
+        let point = slot::create(&mut conn, &name, false).await?;
+        // A temporary slot goes with its connection.
+        conn.close().await.map_err(failed)?;
+        Ok(point)
+    }
+
+    /// A copy from a snapshot, which is that of the position at which a slot is made.
+    async fn snapshot(&self, found: &Found) -> Result<Copy> {
+        const OPERATION: &str = "export a snapshot";
+        let replication = Replication::connect(&self.config).await?;
+        let name = format!("ledger_snapshot_{}", Uuid::new_v4().simple());
+        let command = format!(
+            "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+            quoted(&name)
+        );
+        let (held, answer) = replication.execute(OPERATION, command).await?;
+        let mut columns = answer.into_iter().next().unwrap_or_default().into_iter();
+        let (point, snapshot) = (columns.nth(1).flatten(), columns.next().flatten());
+        let (Some(point), Some(snapshot)) = (point, snapshot) else {
+            let what = "the server told no position";
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, what));
+        };
+        let point = parsed(&point)? - 1;
+        let pool = self.pool.clone();
+        Ok(Copy::of_snapshot(pool, found, point, snapshot, held))
+    }
+
+    /// Tables whose content the log does not tell are copied anew.
+    async fn take_up_recopies(&mut self) -> Result<()> {
+        if self.rows.recopy.is_empty() {
+            return Ok(());
+        }
+        let wanted = std::mem::take(&mut self.rows.recopy);
+        let mut conn = acquire(&self.pool).await?;
+        let found = self.rows.found(&mut conn, &wanted).await?;
+        for found in found {
+            self.pending
+                .retain(|pending| pending.found.table.id != found.table.id);
+            if self
+                .copy
+                .as_ref()
+                .is_some_and(|copy| copy.table.id == found.table.id)
+            {
+                self.copy = None;
+            }
+            self.is_copying.store(true, Ordering::Relaxed);
+            self.pending.push_back(Pending::new(found));
+        }
+        Ok(())
+    }
+}

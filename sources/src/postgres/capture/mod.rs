@@ -1,0 +1,31 @@
+//! Table capture: the rows of a database's tables, copied and then followed in its write-ahead log.
+//!
+//! The log is read by logical replication with the plugin `pgoutput`, protocol 1: a transaction comes
+//! whole, behind the position of its commit. That position and a change's number in its transaction
+//! are the change's version. What was acknowledged by the sink is told to the slot, at borders of
+//! transactions only.
+//!
+//! Tables are copied beside the following: ranges of a table are read and handed on while the log
+//! waits, then the log goes on for a while, and so on. See [`copy`] for why that ends with the right
+//! content.
+
+mod catalog;
+mod copy;
+mod decode;
+mod feed;
+mod follow;
+mod options;
+mod position;
+mod rows;
+mod select;
+mod slot;
+mod source;
+mod text;
+mod transport;
+mod types;
+
+pub use decode::{Message, Relation, RelationColumn, decode};
+pub use options::{CaptureOptions, WalBudget};
+pub use select::TableSelection;
+pub use source::PostgresCapture;
+pub use text::CopyText;

@@ -1,0 +1,46 @@
+//! How a capture behaves.
+
+use super::select::TableSelection;
+
+/// How a capture behaves.
+#[derive(Debug, Clone)]
+pub struct CaptureOptions {
+    /// Which tables are carried.
+    pub tables: TableSelection,
+    /// A replication slot that somebody else keeps; made and dropped by the capture where none is
+    /// named.
+    pub slot: Option<String>,
+    /// A publication that somebody else keeps; made, changed and dropped by the capture where none
+    /// is named.
+    pub publication: Option<String>,
+    /// Whether what the tables held before is copied. True by default.
+    pub copy: bool,
+    /// How many ranges of a table are read side by side; 2 by default.
+    pub copy_width: usize,
+    /// What happens where the slot holds back too much of the log; nothing by default.
+    pub wal_budget: Option<WalBudget>,
+}
+
+impl CaptureOptions {
+    /// The defaults, for these tables.
+    pub fn new(tables: TableSelection) -> Self {
+        Self {
+            tables,
+            slot: None,
+            publication: None,
+            copy: true,
+            copy_width: 2,
+            wal_budget: None,
+        }
+    }
+}
+
+/// How much of the write-ahead log a capture may hold back at the server. Half of it is warned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalBudget {
+    /// The bytes.
+    pub bytes: u64,
+    /// Whether the slot is dropped then, so that the server can go on without the capture, whose
+    /// tables must be copied anew afterwards. Else the capture only ends, and the slot stays.
+    pub drop_slot: bool,
+}

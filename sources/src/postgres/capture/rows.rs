@@ -1,0 +1,452 @@
+//! From messages of the log to changes of rows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use ledger_core::pipeline::Step;
+use ledger_core::{
+    Cursor, Error, ErrorKind, Progress, Result, Row, RowChange, RowOp, Table, TableName, Timestamp,
+    Value, Version,
+};
+use ledger_layout::postgres::failed;
+use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+
+use super::catalog::{Found, described, filled_at_once, places, sql_name, tables};
+use super::decode::{Message, Relation};
+use super::position::Position;
+use super::select::TableSelection;
+use super::transport::{literal, quoted};
+use super::types::Types;
+
+const OPERATION: &str = "read the log";
+
+/// What is known of a table that is carried.
+#[derive(Debug, Clone)]
+pub(super) struct Carried {
+    /// Its shape, as it was handed on last.
+    pub(super) table: Arc<Table>,
+    /// Rows of a copy have this position: older changes are a part of them.
+    pub(super) point: u64,
+    /// From here on the copy's rows are those of the log; the end of the log while it goes on.
+    pub(super) through: u64,
+}
+
+/// Reads messages in order.
+pub(super) struct Rows {
+    pool: PgPool,
+    types: Types,
+    selection: TableSelection,
+    /// The tables, by their numbers.
+    pub(super) carried: BTreeMap<u32, Carried>,
+    /// How the log's rows are laid out, since the connection was made: the place in the message of
+    /// each column that is carried. None for a table that is not.
+    layouts: HashMap<u32, Option<Layout>>,
+    transaction: Option<Transaction>,
+    /// The last position that was handed on.
+    pub(super) position: Position,
+    /// What is at or before it was handed on before the connection was made.
+    resumed: Position,
+    /// Tables that are to be copied anew, since the log does not tell what has become of their rows.
+    pub(super) recopy: HashSet<u32>,
+}
+
+#[derive(Debug)]
+struct Layout {
+    table: Arc<Table>,
+    places: Vec<Option<usize>>,
+    /// The message's columns are those that are carried, in order.
+    as_it_is: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    commit: u64,
+    at: i64,
+    /// How many changes were received: the number of each is a part of its version, so none that is
+    /// left out here may be left out in counting.
+    changes: u64,
+}
+
+impl Rows {
+    pub(super) fn new(
+        pool: PgPool,
+        types: Types,
+        selection: TableSelection,
+        carried: BTreeMap<u32, Carried>,
+        from: Position,
+    ) -> Self {
+        Self {
+            pool,
+            types,
+            selection,
+            carried,
+            layouts: HashMap::new(),
+            transaction: None,
+            position: from,
+            resumed: from,
+            recopy: HashSet::new(),
+        }
+    }
+
+    /// A step that is not in the log itself, behind what was handed on last.
+    pub(super) fn beside(
+        &mut self,
+        table: &Arc<Table>,
+        version: Version,
+        op: RowOp,
+    ) -> Step<RowChange> {
+        self.position = self.position.next_beside();
+        step(self.position, None, table, version, op)
+    }
+
+    /// What the catalogue says of these tables now.
+    pub(super) async fn found(
+        &mut self,
+        conn: &mut PgConnection,
+        wanted: &HashSet<u32>,
+    ) -> Result<Vec<Found>> {
+        self.types = Types::load(conn).await?;
+        let found = tables(conn, &self.selection, &self.types).await?;
+        let found = found.into_iter();
+        Ok(found
+            .filter_map(|(id, found)| wanted.contains(&id).then_some(found))
+            .collect())
+    }
+
+    /// Every transaction below `end` has been read: a position without an item, where it is news.
+    pub(super) fn alive(&mut self, end: u64) -> Option<Step<RowChange>> {
+        let position = Position::between(end);
+        if self.transaction.is_some() || position <= self.position {
+            return None;
+        }
+        self.position = position;
+        Some(Step::empty(stored(position)))
+    }
+
+    /// What a message comes to.
+    pub(super) async fn read(
+        &mut self,
+        message: Message,
+        steps: &mut Vec<Step<RowChange>>,
+    ) -> Result<()> {
+        match message {
+            Message::Begin { commit, at } => {
+                // One that did not end was given up with its connection, and is told again.
+                let changes = 0;
+                self.transaction = Some(Transaction {
+                    commit,
+                    at,
+                    changes,
+                });
+            }
+            Message::Commit { end } => {
+                self.transaction = None;
+                let position = Position::between(end);
+                if position > self.position {
+                    self.position = position;
+                    steps.push(Step::empty(stored(position)));
+                }
+            }
+            Message::Relation(relation) => self.relation(&relation, steps).await?,
+            Message::Insert { relation, row } => {
+                let Some(place) = self.change(relation)? else {
+                    return Ok(());
+                };
+                let row = place.row(row)?;
+                self.push(&place, RowOp::Insert(row), steps);
+            }
+            Message::Update {
+                relation,
+                before,
+                row,
+            } => {
+                let Some(place) = self.change(relation)? else {
+                    return Ok(());
+                };
+                let row = place.row(row)?;
+                let before = before.map(|before| place.row(before)).transpose()?;
+                let op = self.complete(&place, row, before).await?;
+                self.push(&place, op, steps);
+            }
+            Message::Delete { relation, before } => {
+                let Some(place) = self.change(relation)? else {
+                    return Ok(());
+                };
+                let before = place.row(before)?;
+                self.push(&place, RowOp::Delete(before), steps);
+            }
+            Message::Truncate { relations } => {
+                let change = self.count()?;
+                // Several tables have one number in the log.
+                for (beside, relation) in (1..).zip(relations) {
+                    let position = Position {
+                        beside,
+                        ..change.position()
+                    };
+                    let Some(place) = self.placed(relation, change, position)? else {
+                        continue;
+                    };
+                    self.position = position;
+                    let (at, version) = (Some(change.at), change.version());
+                    steps.push(step(position, at, &place.table, version, RowOp::Truncate));
+                }
+            }
+            Message::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Counts a change.
+    fn count(&mut self) -> Result<Transaction> {
+        let transaction = self.transaction.as_mut().ok_or_else(|| {
+            let what = "a change came outside a transaction";
+            Error::new(ErrorKind::Corrupt, OPERATION, what)
+        })?;
+        transaction.changes += 1;
+        Ok(*transaction)
+    }
+
+    /// Counts a change, and tells where it belongs; none where it is not carried.
+    fn change(&mut self, relation: u32) -> Result<Option<Place>> {
+        let change = self.count()?;
+        self.placed(relation, change, change.position())
+    }
+
+    fn placed(
+        &self,
+        relation: u32,
+        change: Transaction,
+        position: Position,
+    ) -> Result<Option<Place>> {
+        let layout = self.layouts.get(&relation).ok_or_else(|| {
+            let what = format!("a change of table {relation}, which was not described");
+            Error::new(ErrorKind::Corrupt, OPERATION, what)
+        })?;
+        let Some(layout) = layout else {
+            return Ok(None);
+        };
+        if position <= self.resumed {
+            return Ok(None);
+        }
+        // Without a key nothing tells a row of the copy from the same row in the log.
+        let carried = self.carried.get(&relation);
+        let copied = carried.is_some_and(|carried| change.commit <= carried.point);
+        if copied && !layout.table.is_keyed() {
+            return Ok(None);
+        }
+        Ok(Some(Place {
+            change,
+            table: Arc::clone(&layout.table),
+            places: (!layout.as_it_is).then(|| layout.places.clone()),
+            catching_up: carried.is_some_and(|carried| change.commit < carried.through),
+        }))
+    }
+
+    fn push(&mut self, place: &Place, op: RowOp, steps: &mut Vec<Step<RowChange>>) {
+        let position = place.change.position();
+        self.position = position;
+        let (at, version) = (Some(place.change.at), place.change.version());
+        steps.push(step(position, at, &place.table, version, op));
+    }
+
+    /// A changed row. One that has got another key while its table was being copied may be in none
+    /// of the ranges, so what the log does not tell of it is read where it is now: the row is one
+    /// that later changes of the log lead to.
+    async fn complete(&self, place: &Place, mut row: Row, before: Option<Row>) -> Result<RowOp> {
+        let absent = row.contains(&Value::Absent);
+        let op = |row, before| RowOp::Update { row, before };
+        if !absent || !place.catching_up || before.is_none() || place.table.full_identity {
+            return Ok(op(row, before));
+        }
+        let table = &place.table;
+        let columns: Vec<_> = table
+            .columns
+            .iter()
+            .map(|column| format!("{}::text", quoted(&column.name)))
+            .collect();
+        let mut conditions = Vec::new();
+        for index in table.key() {
+            if let (Some(column), Some(Value::Text(text))) =
+                (table.columns.get(index), row.get(index))
+            {
+                let text = literal(&String::from_utf8_lossy(text));
+                let (name, declared) = (quoted(&column.name), &column.declared);
+                conditions.push(format!("{name} = {text}::{declared}"));
+            }
+        }
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {}",
+            columns.join(", "),
+            sql_name(&table.name),
+            conditions.join(" AND ")
+        );
+        let found = sqlx::query(AssertSqlSafe(sql))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| failed(OPERATION, table.name.to_string(), error))?;
+        // It has been removed since, or has another key again: the log tells that later.
+        let (Some(found), Some(before)) = (found, before.clone()) else {
+            return Ok(before.map_or_else(|| op(row, None), RowOp::Delete));
+        };
+        for (index, value) in row.iter_mut().enumerate() {
+            if *value == Value::Absent {
+                let text: Option<String> = found.get(index);
+                *value = text.map_or(Value::Null, |text| Value::Text(text.into()));
+            }
+        }
+        Ok(op(row, Some(before)))
+    }
+
+    /// Takes up the shape of a table, and hands it on where it is a new one.
+    async fn relation(
+        &mut self,
+        relation: &Relation,
+        steps: &mut Vec<Step<RowChange>>,
+    ) -> Result<()> {
+        let name = TableName::new(&relation.schema, &relation.table);
+        let known = self.carried.get(&relation.id);
+        if known.is_none() && !self.selection.holds(&name) {
+            self.layouts.insert(relation.id, None);
+            return Ok(());
+        }
+        let mut conn = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|error| failed(OPERATION, name.to_string(), error))?;
+        let table = described(&mut conn, relation, &mut self.types).await?;
+        let table = match known {
+            Some(known) if *known.table == *table => Arc::clone(&known.table),
+            Some(known) => {
+                let had = |name: &str| known.table.columns.iter().any(|c| c.name == name);
+                let added = table.columns.iter().map(|column| column.name.as_str());
+                let added: Vec<_> = added.filter(|name| !had(name)).collect();
+                if !added.is_empty() && filled_at_once(&mut conn, &table, &added).await? {
+                    tracing::warn!(
+                        table = %name,
+                        columns = added.join(", "),
+                        "a column was added with a value for the rows that were there, which the log \
+                         does not tell; the table is copied anew"
+                    );
+                    self.recopy.insert(relation.id);
+                }
+                self.reshape(relation.id, &table, steps);
+                table
+            }
+            None => {
+                self.recopy.insert(relation.id);
+                self.reshape(relation.id, &table, steps);
+                table
+            }
+        };
+        let places = places(relation, &table);
+        let layout = Layout {
+            as_it_is: places.len() == relation.columns.len()
+                && places
+                    .iter()
+                    .enumerate()
+                    .all(|(at, place)| *place == Some(at)),
+            places,
+            table,
+        };
+        self.layouts.insert(relation.id, Some(layout));
+        Ok(())
+    }
+
+    fn reshape(&mut self, id: u32, table: &Arc<Table>, steps: &mut Vec<Step<RowChange>>) {
+        // Where the next change has its removal: above everything that was in the old shape.
+        let version = match self.transaction {
+            Some(transaction) => Version::new(transaction.commit, 2 * (transaction.changes + 1)),
+            None => Version::new(self.position.commit, 0),
+        };
+        let ended = Carried {
+            table: Arc::clone(table),
+            point: 0,
+            through: 0,
+        };
+        self.carried.entry(id).or_insert(ended).table = Arc::clone(table);
+        // A replay of what was handed on before comes in the shape of before too.
+        let replayed = self
+            .transaction
+            .is_some_and(|transaction| transaction.next_position() <= self.resumed);
+        if !replayed {
+            steps.push(self.beside(table, version, RowOp::Shape));
+        }
+    }
+}
+
+impl Transaction {
+    fn ordinal(self) -> u64 {
+        2 * self.changes + 1
+    }
+
+    fn position(self) -> Position {
+        Position {
+            commit: self.commit,
+            ordinal: self.ordinal(),
+            beside: 0,
+        }
+    }
+
+    fn next_position(self) -> Position {
+        Self {
+            changes: self.changes + 1,
+            ..self
+        }
+        .position()
+    }
+
+    fn version(self) -> Version {
+        Version::new(self.commit, self.ordinal())
+    }
+}
+
+/// Where a change belongs.
+struct Place {
+    change: Transaction,
+    table: Arc<Table>,
+    places: Option<Vec<Option<usize>>>,
+    /// The table's copy has read later than the log is read.
+    catching_up: bool,
+}
+
+impl Place {
+    /// The values of the columns that are carried.
+    fn row(&self, mut row: Row) -> Result<Row> {
+        let Some(places) = &self.places else {
+            if row.len() == self.table.columns.len() {
+                return Ok(row);
+            }
+            let what = format!("a row of {} has another number of values", self.table.name);
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, what));
+        };
+        let take = |place: &Option<usize>| {
+            let value = place.and_then(|place| row.get_mut(place));
+            value.map_or(Value::Absent, |value| {
+                std::mem::replace(value, Value::Absent)
+            })
+        };
+        Ok(places.iter().map(take).collect())
+    }
+}
+
+fn stored(position: Position) -> Cursor {
+    Progress::Follow(position.to_cursor()).to_cursor()
+}
+
+fn step(
+    position: Position,
+    at: Option<i64>,
+    table: &Arc<Table>,
+    version: Version,
+    op: RowOp,
+) -> Step<RowChange> {
+    Step::of(RowChange {
+        cursor: stored(position),
+        committed_at: at.map(Timestamp::from_micros),
+        table: Arc::clone(table),
+        version,
+        op,
+    })
+}

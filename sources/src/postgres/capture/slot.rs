@@ -1,0 +1,362 @@
+//! Replication slots and publications: made, checked, and dropped when that is asked for.
+
+use ledger_core::{Error, ErrorKind, PipelineId, Result, Table};
+use ledger_layout::postgres::failed;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::catalog::sql_name;
+use super::position::{parsed, shown};
+use super::transport::{literal, quoted};
+
+/// The longest name that PostgreSQL keeps whole.
+const LONGEST: usize = 63;
+
+/// The name of what belongs to a pipeline: its own, where that can stand, and else one that a digest
+/// keeps apart from others.
+pub(super) fn own_name(pipeline: &PipelineId, suffix: &str) -> String {
+    let plain: String = pipeline
+        .as_str()
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' | '_' => c,
+            'A'..='Z' => c.to_ascii_lowercase(),
+            _ => '_',
+        })
+        .collect();
+    let room = LONGEST - "ledger__0123456789abcdef".len() - suffix.len();
+    if plain == pipeline.as_str() && plain.len() <= room {
+        return format!("ledger_{plain}{suffix}");
+    }
+    let digest = xxh3_64(pipeline.as_str().as_bytes());
+    let start: String = plain.chars().take(room).collect();
+    format!("ledger_{start}_{digest:016x}{suffix}")
+}
+
+/// What the server says of a slot.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    /// Up to where its reader has confirmed.
+    pub(super) confirmed: u64,
+    /// How many bytes may still be written before it is invalidated, where there is a bound.
+    pub(super) left: Option<i64>,
+    /// How many bytes of the log it holds back.
+    pub(super) held: i64,
+    /// Whether what it needs is gone.
+    pub(super) lost: bool,
+}
+
+/// The slot, where there is one of this name. Refused: one of another database or plugin.
+pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Option<Slot>> {
+    const OPERATION: &str = "read replication slot";
+    let row = sqlx::query(
+        "SELECT coalesce(plugin, '') = 'pgoutput' AND coalesce(database, '') = current_database(), \
+         confirmed_flush_lsn::text, wal_status, safe_wal_size, \
+         pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 \
+         FROM pg_replication_slots WHERE slot_name = $1",
+    )
+    .bind(name)
+    .fetch_optional(conn)
+    .await
+    .map_err(|error| failed(OPERATION, format!("slot {name}"), error))?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    if !row.get::<bool, _>(0) {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            OPERATION,
+            format!("slot {name} is not one of this database with the plugin pgoutput"),
+        ));
+    }
+    let (confirmed, status): (Option<String>, Option<String>) = (row.get(1), row.get(2));
+    Ok(Some(Slot {
+        confirmed: confirmed.map_or(Ok(0), |text| parsed(&text))?,
+        left: row.get(3),
+        held: row.get::<Option<i64>, _>(4).unwrap_or(0),
+        lost: status.as_deref() == Some("lost"),
+    }))
+}
+
+/// Makes the slot, and tells the position from which on it gives every transaction. It waits for the
+/// transactions that are running. On version 17 and newer the slot is carried over to standbys.
+pub(super) async fn create(conn: &mut PgConnection, name: &str, lasting: bool) -> Result<u64> {
+    const OPERATION: &str = "create replication slot";
+    let failed = |error| failed(OPERATION, format!("slot {name}"), error);
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let options = match (lasting, version >= 170_000) {
+        (false, _) => ", true",
+        (true, true) => ", false, false, true",
+        (true, false) => "",
+    };
+    let sql = format!(
+        "SELECT lsn::text FROM pg_create_logical_replication_slot({}, 'pgoutput'{options})",
+        literal(name)
+    );
+    let lsn: String = sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(conn)
+        .await
+        .map_err(|error| match &error {
+            // `configuration_limit_exceeded`
+            sqlx::Error::Database(cause) if cause.code().as_deref() == Some("53400") => failed(
+                error,
+            )
+            .within(
+                "all slots are in use; raise max_replication_slots, or drop one that nobody needs",
+            ),
+            _ => failed(error),
+        })?;
+    parsed(&lsn)
+}
+
+/// Drops the slot, where there is one; `Unavailable` while somebody reads it.
+pub(super) async fn drop_slot(conn: &mut PgConnection, name: &str) -> Result<()> {
+    let dropped = sqlx::query(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = $1",
+    )
+    .bind(name)
+    .execute(conn)
+    .await;
+    match dropped {
+        Ok(_) => Ok(()),
+        // `object_in_use`: the connection before has not ended yet.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "drop replication slot",
+                format!("slot {name} is being read"),
+            )
+            .with_source(error.to_string()))
+        }
+        Err(error) => Err(failed(
+            "drop replication slot",
+            format!("slot {name}"),
+            error,
+        )),
+    }
+}
+
+/// Checks that a slot still gives everything behind `from`.
+pub(super) fn check(name: &str, slot: Option<&Slot>, from: u64) -> Result<()> {
+    const RESYNC: &str = "changes are lost; copy the tables anew with \
+                          `ledger bridge run --resync`, or `ledger bridge resync` of the daemon";
+    let expired = |what: String| {
+        Err(Error::new(
+            ErrorKind::CursorExpired,
+            "read the write-ahead log",
+            format!("{what}: {RESYNC}"),
+        ))
+    };
+    match slot {
+        None => expired(format!("slot {name} is gone")),
+        Some(slot) if slot.lost => expired(format!(
+            "slot {name} was invalidated, as it held back more than max_slot_wal_keep_size"
+        )),
+        Some(slot) if slot.confirmed > from => expired(format!(
+            "slot {name} stands at {}, and this bridge at {}: somebody else has moved it",
+            shown(slot.confirmed),
+            shown(from)
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// What a publication that Ledger keeps tells of its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Publishes {
+    /// Everything.
+    All,
+    /// Inserts and truncates: of tables without a key, to which PostgreSQL would else refuse its
+    /// users' updates and deletes.
+    Inserts,
+}
+
+/// Makes the publication, or changes it, so that it holds exactly these tables.
+pub(super) async fn publish(
+    conn: &mut PgConnection,
+    name: &str,
+    publishes: Publishes,
+    tables: &[&Table],
+) -> Result<()> {
+    const OPERATION: &str = "publish tables";
+    let failed = |error| {
+        failed(OPERATION, format!("publication {name}"), error)
+            .within("the user must own the tables and may create publications")
+    };
+    let exists: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)")
+            .bind(name)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(failed)?;
+    let mut statements = Vec::new();
+    if exists {
+        let present: Vec<i64> = sqlx::query_scalar(
+            "SELECT r.prrelid::int8 FROM pg_publication_rel r JOIN pg_publication p \
+             ON p.oid = r.prpubid WHERE p.pubname = $1",
+        )
+        .bind(name)
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(failed)?;
+        let missing = tables
+            .iter()
+            .filter(|table| !present.contains(&table.id.cast_signed()));
+        for table in missing {
+            statements.push(format!(
+                "ALTER PUBLICATION {} ADD TABLE {}",
+                quoted(name),
+                sql_name(&table.name)
+            ));
+        }
+        // One that is not carried any more is taken out: it would be read for nothing.
+        let wanted: Vec<i64> = tables.iter().map(|table| table.id.cast_signed()).collect();
+        let surplus: Vec<String> = sqlx::query_scalar(
+            "SELECT r.prrelid::regclass::text FROM pg_publication_rel r JOIN pg_publication p \
+             ON p.oid = r.prpubid WHERE p.pubname = $1 AND NOT r.prrelid::int8 = ANY($2)",
+        )
+        .bind(name)
+        .bind(wanted)
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(failed)?;
+        for table in surplus {
+            statements.push(format!(
+                "ALTER PUBLICATION {} DROP TABLE {table}",
+                quoted(name)
+            ));
+        }
+    } else {
+        let what = match publishes {
+            Publishes::All => "insert, update, delete, truncate",
+            Publishes::Inserts => "insert, truncate",
+        };
+        let tables: Vec<_> = tables.iter().map(|table| sql_name(&table.name)).collect();
+        let tables = match tables.as_slice() {
+            [] => String::new(),
+            tables => format!(" FOR TABLE {}", tables.join(", ")),
+        };
+        statements.push(format!(
+            "CREATE PUBLICATION {}{tables} \
+             WITH (publish = '{what}', publish_via_partition_root = true)",
+            quoted(name)
+        ));
+    }
+    for statement in statements {
+        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *conn);
+        done.await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Checks that a publication that somebody else keeps holds these tables.
+pub(super) async fn check_publication(
+    conn: &mut PgConnection,
+    name: &str,
+    tables: &[&Table],
+) -> Result<()> {
+    const OPERATION: &str = "check publication";
+    let failed = |error| failed(OPERATION, format!("publication {name}"), error);
+    let root: Option<bool> =
+        sqlx::query_scalar("SELECT pubviaroot FROM pg_publication WHERE pubname = $1")
+            .bind(name)
+            .fetch_optional(&mut *conn)
+            .await
+            .map_err(failed)?;
+    let Some(root) = root else {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            OPERATION,
+            format!("there is no publication {name}; create it, or leave the name out"),
+        ));
+    };
+    let ids: Vec<i64> = tables.iter().map(|table| table.id.cast_signed()).collect();
+    let missing: Vec<String> = sqlx::query_scalar(
+        "SELECT t.id::oid::regclass::text FROM unnest($2::int8[]) AS t (id) \
+         JOIN pg_class c ON c.oid = t.id::oid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE NOT EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $1 \
+         AND p.schemaname = n.nspname AND p.tablename = c.relname)",
+    )
+    .bind(name)
+    .bind(ids)
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let hint = if root {
+        ""
+    } else {
+        " (a partitioned table needs publish_via_partition_root = true)"
+    };
+    Err(Error::invalid(
+        OPERATION,
+        format!(
+            "publication {name} does not hold {}{hint}; run ALTER PUBLICATION {} ADD TABLE {}",
+            missing.join(", "),
+            quoted(name),
+            missing.join(", ")
+        ),
+    ))
+}
+
+/// Drops the publications, where there are any.
+pub(super) async fn drop_publications(conn: &mut PgConnection, names: &[String]) -> Result<()> {
+    for name in names {
+        let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(name));
+        let dropped = sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn).await;
+        dropped.map_err(|error| failed("drop publication", name.clone(), error))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(confirmed: u64) -> Slot {
+        Slot {
+            confirmed,
+            left: None,
+            held: 0,
+            lost: false,
+        }
+    }
+
+    #[test]
+    fn a_pipelines_own_name_can_stand_and_is_no_other_pipelines() {
+        let of = |name: &str| own_name(&PipelineId::new(name).unwrap(), "_inserts");
+        assert_eq!(of("orders"), "ledger_orders_inserts");
+        let long = "x".repeat(100);
+        let names = [of("a-b"), of("a_b"), of("A_b"), of("a.b"), of(&long)];
+        for name in &names {
+            assert!(name.len() <= LONGEST, "{name}");
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!(name.chars().all(fits), "{name}");
+        }
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn a_slot_that_is_gone_lost_or_moved_is_never_read_from_where_it_stands() {
+        for slot in [
+            None,
+            Some(slot(8)),
+            Some(Slot {
+                lost: true,
+                ..slot(1)
+            }),
+        ] {
+            let error = check("s", slot.as_ref(), 7).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::CursorExpired);
+            assert!(error.to_string().contains("resync"), "{error}");
+        }
+        assert!(check("s", Some(&slot(7)), 7).is_ok());
+    }
+}
