@@ -9,10 +9,13 @@
 //! A scheme whose feature is off, and `mongodb://`, which no build has yet, is `Unsupported`. No
 //! error and no output of [`DatabaseUrl`] holds a password.
 
+mod flow;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod promote;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod stores;
+#[cfg(feature = "postgres")]
+mod tables;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +27,7 @@ use crate::{Change, Error, ErrorKind, PipelineId, Result, Sink, Store, StoreName
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use ledger_layout::StoreOptions;
 
+pub use flow::{Flow, Verified};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use promote::Delivered;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -51,6 +51,9 @@ pub use ledger_bridge as bridge;
 /// How a store in an SQL database behaves.
 pub use ledger_layout::{Retention, StoreOptions};
 
+/// How captured tables are carried.
+pub use ledger_layout::tables::{ColumnOptions, Protection, TableOptions, TableRoutes};
+
 /// SQLite: the embedded store, one file, several processes; and a replica in such a file.
 #[cfg(feature = "sqlite")]
 pub mod sqlite {
@@ -67,6 +70,9 @@ pub mod postgres {
     pub use ledger_sources::postgres::{
         PostgresConfig, PostgresDatabase, PostgresStore, PostgresTransaction,
     };
+
+    /// Table capture: the rows of ordinary tables, copied and then followed in the write-ahead log.
+    pub use ledger_sources::postgres::capture;
 }
 
 /// ClickHouse, from version 24.8, over HTTP: a replica, and the view `<store>_current` of it.

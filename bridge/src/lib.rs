@@ -5,6 +5,7 @@
 //! [`Store`](ledger_core::Store) with a log, any other [`Source`](ledger_core::Source), and any
 //! [`Sink`](ledger_core::Sink).
 
+mod any;
 mod bridge;
 mod isolate;
 mod lease;
@@ -14,8 +15,12 @@ mod replay;
 mod stats;
 mod verify;
 
+pub use any::AnyBridge;
 pub use bridge::{Bridge, Summary};
 pub use lease::under_lease;
 pub use options::{BridgeOptions, OnFailure};
 pub use stats::{State, Stats};
-pub use verify::{Difference, Kind, Report, VerifyOptions, verify};
+pub use verify::{
+    Difference, Kind, Report, RowDifference, TableEnds, TableReport, VerifyOptions, verify,
+    verify_tables,
+};

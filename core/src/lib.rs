@@ -38,8 +38,8 @@ pub use source::Source;
 pub use store::{ExpectedVersion, Labels, Page, Query, ReadOptions, Search, Stat, Store, StoreExt};
 pub use stream::{StoreName, StreamKey, StreamName, StreamRef, StreamState};
 pub use table::{
-    Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableName, TableSink, TableState,
-    Value, Version,
+    Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableContents, TableDigest,
+    TableName, TableSink, TableState, Value, Version, row_digest,
 };
 pub use timestamp::Timestamp;
 pub use typed::{

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::pipeline::Step;
-use crate::{Consumers, Cursor, DeadLetters, Lag, PipelineId, Progress, Result, SourceId};
+use crate::{
+    Consumers, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result, SourceId,
+};
 
 /// Where the items of a pipeline come from: a store's log, the tables of a database.
 #[async_trait]
@@ -43,6 +45,13 @@ pub trait Source<T>: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Notes that everything up to here is durable at the sink; the source may forget what is before.
     async fn confirm(&self, pipeline: &PipelineId, cursor: &Cursor) -> Result<()> {
         self.consumers().confirm(pipeline, cursor).await
+    }
+
+    /// The number of the commit at this position, as versions of rows count them; `Unsupported` where
+    /// items have no such versions.
+    fn version_at(&self, cursor: &Cursor) -> Result<u64> {
+        let what = format!("{self} gives its items no versions (cursor {cursor})");
+        Err(Error::new(ErrorKind::Unsupported, "repair", what))
     }
 
     /// Who reads from it.

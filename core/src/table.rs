@@ -288,8 +288,68 @@ pub trait TableSink: Sink<RowChange> {
     async fn tables(&self, pipeline: &PipelineId) -> Result<Vec<TableState>>;
 
     /// Whether changes of a row that come in another order than that of their versions do no harm.
-    /// Where they do, a table is copied before its changes are followed, and not side by side.
     fn is_versioned(&self) -> bool;
+
+    /// Forgets the pipeline's cursor and its tables with their rows, so that the next run copies
+    /// everything anew, from whichever source. An instance that works on the pipeline is fenced.
+    async fn resync(&self, pipeline: &PipelineId) -> Result<()>;
+
+    /// Forgets one table and its rows, so that the next run copies it anew beside the others.
+    /// `NotFound` where the pipeline has no such table. To be called while no bridge runs.
+    async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()>;
+
+    /// What the tables hold.
+    fn contents(&self) -> &dyn TableContents;
+}
+
+/// Reading what tables hold, for verification. Values are the texts that [`ColumnType`] describes, and
+/// no value is [`Value::Absent`].
+#[async_trait]
+pub trait TableContents: Send + Sync {
+    /// Up to `limit` rows of a table with a key, in an order of the backend's own, behind the row
+    /// `after`.
+    async fn rows(&self, table: &Table, after: Option<&Row>, limit: usize) -> Result<Vec<Row>>;
+
+    /// Those of the rows with the keys of these rows that exist, in any order.
+    async fn rows_at(&self, table: &Table, keys: &[Row]) -> Result<Vec<Row>>;
+
+    /// How many rows a table has, and the sum of their digests ([`row_digest`]), which does not depend
+    /// on their order.
+    async fn digest(&self, table: &Table) -> Result<TableDigest>;
+}
+
+/// How many rows a table has, and the wrapping sum of their digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableDigest {
+    /// The rows.
+    pub rows: u64,
+    /// The sum.
+    pub sum: u64,
+}
+
+impl TableDigest {
+    /// Takes a row in.
+    pub fn add(&mut self, row: &[Value]) {
+        self.rows += 1;
+        self.sum = self.sum.wrapping_add(row_digest(row));
+    }
+}
+
+/// A digest of a row: of its values in order, NULL and an empty text apart.
+pub fn row_digest(row: &[Value]) -> u64 {
+    let mut hash = Xxh3::new();
+    for value in row {
+        match value {
+            Value::Null => hash.update(&[0]),
+            Value::Absent => hash.update(&[1]),
+            Value::Text(text) => {
+                hash.update(&[2]);
+                hash.update(&text.len().to_le_bytes());
+                hash.update(text);
+            }
+        }
+    }
+    hash.digest()
 }
 
 impl RowChange {

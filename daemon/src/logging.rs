@@ -44,15 +44,17 @@ pub(crate) fn start(format: Option<LogFormat>, printer: &Printer) {
         .init();
 }
 
-/// What is logged. Notices of a database that what is created exists already are nobody's news.
+/// What is nobody's news: notices of a database that what is created exists already, and each
+/// acknowledgement of its log.
+const QUIET: [&str; 2] = ["sqlx::postgres::notice=warn", "pg_walstream=warn"];
+
+/// What is logged.
 fn asked() -> EnvFilter {
     let asked = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .from_env_lossy();
-    match "sqlx::postgres::notice=warn".parse() {
-        Ok(quiet) => asked.add_directive(quiet),
-        Err(_) => asked,
-    }
+    let quiet = QUIET.iter().filter_map(|quiet| quiet.parse().ok());
+    quiet.fold(asked, EnvFilter::add_directive)
 }
 
 /// Begins to log JSON lines into a file, which is created readable by its owner only.

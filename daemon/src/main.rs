@@ -9,6 +9,7 @@ mod go;
 mod logging;
 mod printer;
 mod serve;
+mod tables;
 mod telemetry;
 mod urls;
 

@@ -1,11 +1,11 @@
 //! The two ends of a bridge, opened by their URLs, and the name of what is between them.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use ledger::connect::{DatabaseUrl, ReplicaSink};
-use ledger::{PipelineId, Store, StoreName};
+use ledger::connect::{DatabaseUrl, Flow};
+use ledger::postgres::capture::CaptureOptions;
+use ledger::{PipelineId, StoreName, TableRoutes};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cli::Ends;
@@ -13,8 +13,7 @@ use crate::exit::Failure;
 
 /// A bridge's ends, opened.
 pub(crate) struct Opened {
-    pub(crate) source: Arc<dyn Store>,
-    pub(crate) sink: ReplicaSink,
+    pub(crate) flow: Flow,
     pub(crate) pipeline: PipelineId,
 }
 
@@ -26,15 +25,25 @@ pub(crate) enum Replica {
 }
 
 /// Opens both ends. The source must exist: a mistyped name is an error, not a new store.
-pub(crate) async fn open(ends: &Ends, replica: Replica) -> anyhow::Result<Opened> {
-    let (Some(from), Some(to), Some(store)) = (&ends.from, &ends.to, &ends.store) else {
+pub(crate) async fn open(
+    ends: &Ends,
+    replica: Replica,
+    capture: Option<(CaptureOptions, TableRoutes)>,
+) -> anyhow::Result<Opened> {
+    let (Some(from), Some(to)) = (&ends.from, &ends.to) else {
         return Err(missing(ends, true));
     };
     let from = parse("--from", from)?;
     let to = parse("--to", to)?;
-    let pipeline = match &ends.name {
-        Some(name) => name.clone(),
-        None => default_name(store, &to)?,
+    let pipeline = name(ends, Some(&to))?;
+    if let Some(tables) = &ends.tables {
+        let (options, routes) = capture
+            .unwrap_or_else(|| (CaptureOptions::new(tables.clone()), TableRoutes::default()));
+        let flow = Flow::tables(&from, &to, &pipeline, options, routes).await?;
+        return Ok(Opened { flow, pipeline });
+    }
+    let Some(store) = &ends.store else {
+        return Err(missing(ends, true));
     };
     let source = from.open_store(store).await.context("--from")?;
     let sink = match replica {
@@ -42,10 +51,27 @@ pub(crate) async fn open(ends: &Ends, replica: Replica) -> anyhow::Result<Opened
         Replica::Existing => to.open_existing_sink(store).await,
     };
     Ok(Opened {
-        source,
-        sink: sink.context("--to")?,
+        flow: Flow::ledger(source, sink.context("--to")?)?,
         pipeline,
     })
+}
+
+/// The bridge's name, given or made from its ends.
+pub(crate) fn name(ends: &Ends, to: Option<&DatabaseUrl>) -> anyhow::Result<PipelineId> {
+    if let Some(name) = &ends.name {
+        return Ok(name.clone());
+    }
+    let Some(to) = to else {
+        return Err(Failure::usage("--name or --to must be given"));
+    };
+    match (&ends.tables, &ends.store) {
+        (Some(tables), _) => {
+            let digest = xxh3_64(tables.to_string().as_bytes());
+            default_name(&StoreName::new(format!("tables_{digest:016x}"))?, to)
+        }
+        (None, Some(store)) => default_name(store, to),
+        (None, None) => Err(missing(ends, true)),
+    }
 }
 
 /// What must still be given where no bridge of the daemon is named; `to` where the sink is needed.
@@ -53,7 +79,10 @@ pub(crate) fn missing(ends: &Ends, to: bool) -> anyhow::Error {
     let absent = [
         ("--from <URL>", ends.from.is_none()),
         ("--to <URL>", to && ends.to.is_none()),
-        ("--store <NAME>", ends.store.is_none()),
+        (
+            "--store <NAME> or --tables <PATTERNS>",
+            ends.store.is_none() && ends.tables.is_none(),
+        ),
     ];
     let absent: Vec<_> = absent
         .into_iter()

@@ -38,8 +38,8 @@ impl Service {
         request: v1::ListBridgesRequest,
     ) -> v1::ListBridgesResponse {
         let bridges = self.options.bridges.list().await.into_iter();
-        let of_store = bridges
-            .filter(|bridge| request.store.is_empty() || bridge.store.as_str() == request.store);
+        let of_store =
+            bridges.filter(|bridge| request.store.is_empty() || bridge.store == request.store);
         v1::ListBridgesResponse {
             bridges: of_store.map(bridge).collect(),
         }
@@ -89,7 +89,8 @@ impl Service {
         request: v1::ResyncBridgeRequest,
     ) -> Result<v1::ResyncBridgeResponse, Status> {
         let name = named("name", &request.name)?;
-        answer(self.options.bridges.resync(&name).await)?;
+        let table = Some(request.table.as_str()).filter(|table| !table.is_empty());
+        answer(self.options.bridges.resync(&name, table).await)?;
         Ok(v1::ResyncBridgeResponse {})
     }
 
@@ -183,7 +184,7 @@ fn bridge(bridge: BridgeStatus) -> v1::Bridge {
     use v1::bridge::State;
     v1::Bridge {
         name: bridge.name.to_string(),
-        store: bridge.store.to_string(),
+        store: bridge.store,
         to: bridge.to,
         state: match bridge.state {
             BridgeState::Waiting => State::Waiting,

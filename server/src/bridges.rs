@@ -18,8 +18,9 @@ pub trait Bridges: Send + Sync + 'static {
     /// Lets a bridge go on.
     async fn resume(&self, name: &PipelineId) -> Result<()>;
 
-    /// Makes a bridge copy everything again, then follow. Returns when that has begun.
-    async fn resync(&self, name: &PipelineId) -> Result<()>;
+    /// Makes a bridge copy everything again, or only this table, then follow. Returns when that has
+    /// begun.
+    async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()>;
 
     /// Compares the two sides of a bridge, and mends what differs where `repair` is set.
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification>;
@@ -82,8 +83,8 @@ impl BridgeState {
 pub struct BridgeStatus {
     /// The name.
     pub name: PipelineId,
-    /// The store it reads.
-    pub store: StoreName,
+    /// The store it reads; the patterns of its tables, where it carries tables.
+    pub store: String,
     /// What it writes to, without secrets.
     pub to: String,
     /// What it is doing.
@@ -165,7 +166,7 @@ impl Bridges for NoBridges {
         Self::unknown(name)
     }
 
-    async fn resync(&self, name: &PipelineId) -> Result<()> {
+    async fn resync(&self, name: &PipelineId, _: Option<&str>) -> Result<()> {
         Self::unknown(name)
     }
 

@@ -78,8 +78,8 @@ impl Bridges for Noted {
         self.note(name, "resume")
     }
 
-    async fn resync(&self, name: &PipelineId) -> Result<()> {
-        self.note(name, "resync")
+    async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
+        self.note(name, format!("resync {table:?}"))
     }
 
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification> {
@@ -178,7 +178,17 @@ async fn bridges_are_looked_after() {
         .await
         .unwrap();
     admin
-        .resync_bridge(ResyncBridgeRequest { name: name() })
+        .resync_bridge(ResyncBridgeRequest {
+            name: name(),
+            table: String::new(),
+        })
+        .await
+        .unwrap();
+    admin
+        .resync_bridge(ResyncBridgeRequest {
+            name: name(),
+            table: "public.t".into(),
+        })
         .await
         .unwrap();
     let verify = VerifyBridgeRequest {
@@ -238,7 +248,8 @@ async fn bridges_are_looked_after() {
         [
             "pause",
             "resume",
-            "resync",
+            "resync None",
+            "resync Some(\"public.t\")",
             "verify true",
             "letters Some(Cursor(4c00)) 100",
             "discard Some([Cursor(4c02)])",

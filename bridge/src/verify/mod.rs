@@ -10,6 +10,7 @@ mod compare;
 mod pending;
 mod report;
 mod settle;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use ledger_core::{
 };
 
 pub use report::{Difference, Kind, Report};
+pub use tables::{RowDifference, TableEnds, TableReport, verify_tables};
 
 use crate::lease::under_lease;
 use crate::ledger::log;

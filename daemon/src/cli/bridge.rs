@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use ledger::bridge::OnFailure;
+use ledger::postgres::capture::TableSelection;
 use ledger::{MutationKind, PipelineId, StoreName};
 
 /// The commands that name a bridge ask the daemon about one of its configuration. `run`, `verify`,
@@ -54,6 +55,9 @@ pub(crate) struct Named {
 pub(crate) struct Resync {
     #[command(flatten)]
     pub(crate) named: Named,
+    /// Only this table, as schema.table, beside the others; for a bridge that carries tables
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Option<String>,
     /// Do it: the replica is empty until the copy has been made
     #[arg(long)]
     pub(crate) yes: bool,
@@ -71,6 +75,10 @@ pub(crate) struct Ends {
     /// The store
     #[arg(long, short = 's', value_name = "NAME", value_parser = store_name)]
     pub(crate) store: Option<StoreName>,
+    /// Ordinary tables of a PostgreSQL database in place of a store: patterns, such as
+    /// 'public.*,!public.secret'
+    #[arg(long, value_name = "PATTERNS", value_parser = tables, conflicts_with = "store")]
+    pub(crate) tables: Option<TableSelection>,
     /// The bridge's name, which its cursor goes by; made from store and sink where not given
     #[arg(long, short = 'n', value_name = "NAME", value_parser = pipeline_id)]
     pub(crate) name: Option<PipelineId>,
@@ -95,12 +103,50 @@ pub(crate) struct Run {
     /// Empty the replica first, and copy everything anew
     #[arg(long)]
     pub(crate) resync: bool,
+    #[command(flatten)]
+    pub(crate) capture: Capture,
+}
+
+/// What concerns tables only.
+#[derive(Debug, Args)]
+pub(crate) struct Capture {
+    /// A replication slot that you keep; made by the bridge where none is named
+    #[arg(long, value_name = "NAME", requires = "tables")]
+    pub(crate) slot: Option<String>,
+    /// A publication that you keep; made by the bridge where none is named
+    #[arg(long, value_name = "NAME", requires = "tables")]
+    pub(crate) publication: Option<String>,
+    /// Do not copy what the tables hold, only what is changed from now on
+    #[arg(long, requires = "tables")]
+    pub(crate) no_copy: bool,
+    /// How many ranges of a table are copied side by side
+    #[arg(long, value_name = "N", requires = "tables", value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub(crate) copy_width: Option<u16>,
+    /// How many megabytes of the write-ahead log the slot may hold back
+    #[arg(long, value_name = "MB", requires = "tables", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) wal_budget: Option<u32>,
+    /// Drop the slot where it holds back more; else the bridge only ends
+    #[arg(long, requires = "wal_budget")]
+    pub(crate) drop_slot: bool,
+    /// What to do with a column: public.users.email=hash, =exclude, =text, =mask:TEXT; may be repeated
+    #[arg(long, value_name = "TABLE.COLUMN=HOW", requires = "tables")]
+    pub(crate) column: Vec<String>,
+    /// Another name for a table at the sink: public.users=people; may be repeated
+    #[arg(long, value_name = "TABLE=NAME", requires = "tables")]
+    pub(crate) rename: Vec<String>,
+    /// Carry only the rows of a table that fulfil a condition: "public.orders=region = 7"; may be
+    /// repeated
+    #[arg(long, value_name = "TABLE=CONDITION", requires = "tables")]
+    pub(crate) rows: Vec<String>,
+    /// Keep removed rows readable, marked by _deleted
+    #[arg(long, requires = "tables")]
+    pub(crate) soft_delete: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// A bridge of the daemon; without one, the ends are named
-    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name", "skip"])]
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name", "skip"])]
     pub(crate) bridge: Option<String>,
     #[command(flatten)]
     pub(crate) ends: Ends,
@@ -115,7 +161,7 @@ pub(crate) struct Verify {
 #[derive(Debug, Args)]
 pub(crate) struct DeadLetters {
     /// A bridge of the daemon; without one, the ends are named (--to only where no --name is given)
-    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name"])]
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name"])]
     pub(crate) bridge: Option<String>,
     #[command(flatten)]
     pub(crate) ends: Ends,
@@ -152,6 +198,11 @@ fn pipeline_id(text: &str) -> Result<PipelineId, String> {
 /// A name; what is none may be a URL with its password, and goes nowhere.
 fn bridge(text: &str) -> Result<String, String> {
     pipeline_id(text).map(|name| name.to_string())
+}
+
+fn tables(text: &str) -> Result<TableSelection, String> {
+    text.parse()
+        .map_err(|error: ledger::Error| error.context().to_owned())
 }
 
 fn kind(text: &str) -> Result<MutationKind, String> {

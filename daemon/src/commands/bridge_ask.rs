@@ -111,25 +111,33 @@ pub(crate) async fn resume(name: &str, global: &Global, printer: &Printer) -> an
 /// Makes a bridge copy everything anew.
 pub(crate) async fn resync(
     name: &str,
+    table: Option<&str>,
     yes: bool,
     global: &Global,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     if !yes {
-        return Err(Failure::usage(format!(
-            "resync empties the replica of {name} and copies everything anew; say --yes to do it"
-        )));
+        let what = table.map_or_else(
+            || format!("empties the replica of {name} and copies everything anew"),
+            |table| format!("empties the copy of {table} and makes it anew"),
+        );
+        return Err(Failure::usage(format!("resync {what}; say --yes to do it")));
     }
     let daemon = Daemon::of(&global.overrides())?;
     let request = ResyncBridgeRequest {
         name: name.to_owned(),
+        table: table.unwrap_or_default().to_owned(),
     };
     daemon
         .admin()?
         .resync_bridge(request)
         .await
         .answer(&daemon)?;
-    said(printer, global, name, "resync", "copies everything anew")
+    let words = table.map_or_else(
+        || "copies everything anew".to_owned(),
+        |table| format!("copies {table} anew"),
+    );
+    said(printer, global, name, "resync", &words)
 }
 
 fn said(

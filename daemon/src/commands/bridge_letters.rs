@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail};
-use ledger::{ChangeLog, DeadLetter, PipelineId};
+use ledger::{Consumers, DeadLetter, PipelineId};
 use serde_json::json;
 
 use super::bridge_ask;
 use crate::cli::{DeadLetters, Global, Output};
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 use crate::printer::Printer;
-use crate::urls;
+use crate::urls::{self, Opened, Replica};
 
 /// How many letters are read at a time.
 const PAGE: usize = 500;
@@ -26,24 +26,41 @@ pub(crate) async fn run(
     }
     let ends = &options.ends;
     let form = printer.form(global.output);
+    if ends.tables.is_some() {
+        let opened = Box::pin(urls::open(ends, Replica::Existing, None)).await?;
+        let Opened { flow, pipeline } = opened;
+        check_known(flow.consumers()?, &pipeline).await?;
+        return print_all(flow.dead_letters()?, &pipeline, form, printer).await;
+    }
     let (Some(from), Some(store)) = (&ends.from, &ends.store) else {
         return Err(urls::missing(ends, false));
     };
     let from = urls::parse("--from", from)?;
-    let pipeline = match (&ends.name, &ends.to) {
-        (Some(name), _) => name.clone(),
-        (None, Some(to)) => urls::default_name(store, &urls::parse("--to", to)?)?,
-        (None, None) => return Err(Failure::usage("--name or --to must be given")),
-    };
+    let to = ends
+        .to
+        .as_ref()
+        .map(|to| urls::parse("--to", to))
+        .transpose()?;
+    let pipeline = urls::name(ends, to.as_ref())?;
     let source = from.open_store(store).await.context("--from")?;
     let log = source
         .log()
         .with_context(|| format!("{source} keeps no mutation log"))?;
-    check_known(log, &pipeline).await?;
-    let letters = log.dead_letters();
+    check_known(log.consumers(), &pipeline).await?;
+    let printed = print_all(log.dead_letters(), &pipeline, form, printer).await;
+    source.close().await;
+    printed
+}
+
+async fn print_all(
+    letters: &dyn ledger::DeadLetters,
+    pipeline: &PipelineId,
+    form: Output,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
     let (mut after, mut count, mut keys) = (None, 0_u64, BTreeSet::new());
     loop {
-        let page = letters.list(&pipeline, after.as_ref(), PAGE).await?;
+        let page = letters.list(pipeline, after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.cursor.clone());
         for letter in &page {
@@ -58,13 +75,12 @@ pub(crate) async fn run(
             "{count} dead letters of {pipeline}, in {streams} streams"
         ));
     }
-    source.close().await;
     Ok(Exit::Done)
 }
 
 /// A mistyped name would look like a bridge without letters.
-async fn check_known(log: &dyn ChangeLog, pipeline: &PipelineId) -> anyhow::Result<()> {
-    let consumers = log.consumers().list().await?;
+async fn check_known(consumers: &dyn Consumers, pipeline: &PipelineId) -> anyhow::Result<()> {
+    let consumers = consumers.list().await?;
     let mut names = consumers.iter().map(|consumer| &consumer.pipeline);
     if names.any(|name| name == pipeline) {
         return Ok(());

@@ -1,6 +1,6 @@
 //! `ledger bridge replay`
 
-use ledger::bridge::{Bridge, BridgeOptions};
+use ledger::bridge::BridgeOptions;
 use serde_json::json;
 
 use super::bridge_ask;
@@ -18,13 +18,9 @@ pub(crate) async fn run(
     if let Some(bridge) = &options.bridge {
         return bridge_ask::replay(bridge, global, printer).await;
     }
-    let opened = Box::pin(urls::open(&options.ends, Replica::Existing)).await?;
-    let Opened {
-        source,
-        sink,
-        pipeline,
-    } = opened;
-    let bridge = Bridge::new(source, sink.sink(), BridgeOptions::new(pipeline.clone()))?;
+    let opened = Box::pin(urls::open(&options.ends, Replica::Existing, None)).await?;
+    let Opened { flow, pipeline } = opened;
+    let bridge = flow.bridge(BridgeOptions::new(pipeline.clone()))?;
     let (delivered, left) = bridge.replay_dead_letters().await?;
     printer.result(&match printer.form(global.output) {
         Output::Table => format!("{delivered} dead letters delivered, {left} left"),

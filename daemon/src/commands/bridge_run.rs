@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use indicatif::ProgressStyle;
-use ledger::bridge::{Bridge, BridgeOptions, State, Stats, Summary, under_lease};
-use ledger::connect::ReplicaSink;
+use ledger::bridge::{AnyBridge, BridgeOptions, State, Stats, Summary};
 use ledger::pipeline::{End, Stop};
-use ledger::{ErrorKind, PipelineId, Store};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -15,6 +13,7 @@ use tokio::time::Instant;
 use crate::cli::{Global, Output, Run, kinds};
 use crate::exit::Exit;
 use crate::printer::Printer;
+use crate::tables;
 use crate::urls::{self, Opened, Replica};
 
 /// How often the line on a terminal is rewritten.
@@ -26,29 +25,26 @@ const TELL: Duration = Duration::from_secs(10);
 /// Runs a bridge in the foreground until it has caught up (`--once`) or is asked to stop.
 pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
     let stop = stop_at_signals()?;
+    let capture = tables::options(options)?;
     let opened = tokio::select! {
-        opened = urls::open(&options.ends, Replica::Create) => opened?,
+        opened = urls::open(&options.ends, Replica::Create, capture) => opened?,
         () = stop.stopped() => return Ok(Exit::Done),
     };
+    let Opened { flow, pipeline } = opened;
     if options.resync {
-        let source = opened.source.as_ref();
-        Box::pin(resync_replica(source, &opened.sink, &opened.pipeline)).await?;
+        Box::pin(flow.resync(&pipeline)).await?;
+        tracing::info!(bridge = %pipeline, to = flow.sink(), "replica emptied");
     }
-    let Opened {
-        source,
-        sink,
-        pipeline,
-    } = opened;
     let how = BridgeOptions {
         skip: kinds(&options.skip),
         on_failure: options.on_failure,
         once: options.once,
-        batch: sink.batch(),
+        batch: flow.batch(),
         lanes: usize::from(options.lanes),
         ..BridgeOptions::new(pipeline.clone())
     };
-    tracing::info!(bridge = %pipeline, from = %source, to = %sink, "bridge begins");
-    let bridge = Bridge::new(source.clone(), sink.sink(), how)?;
+    tracing::info!(bridge = %pipeline, from = flow.source(), to = flow.sink(), "bridge begins");
+    let bridge = flow.bridge(how)?;
     let begun = Instant::now();
     let summary = tokio::select! {
         biased;
@@ -57,7 +53,7 @@ pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> an
     };
     printer.clear_bar();
     let summary = summary?;
-    source.close().await;
+    flow.close().await;
     printer.result(&match printer.form(global.output) {
         Output::Table => in_words(&bridge, &summary, begun.elapsed()),
         _ => as_json(&bridge, &summary, begun.elapsed()).to_string(),
@@ -88,44 +84,8 @@ fn stop_at_signals() -> anyhow::Result<Stop> {
     Ok(stop)
 }
 
-/// How many dead letters are removed at a time.
-const LETTERS: usize = 500;
-
-/// Empties the replica, and forgets what the source knows of the bridge, its dead letters included:
-/// the copy holds them.
-pub(crate) async fn resync_replica(
-    source: &dyn Store,
-    sink: &ReplicaSink,
-    pipeline: &PipelineId,
-) -> ledger::Result<()> {
-    const OPERATION: &str = "resync";
-    let Some(log) = source.log() else {
-        let what = format!("{source} keeps no mutation log");
-        return Err(ledger::Error::new(ErrorKind::Unsupported, OPERATION, what));
-    };
-    let consumers = log.consumers();
-    // Under the bridge's lease: nobody else begins to write what is being emptied.
-    consumers.register(pipeline, &log.head().await?).await?;
-    let emptied = async {
-        sink.resync(pipeline).await?;
-        let letters = log.dead_letters();
-        loop {
-            let page = letters.list(pipeline, None, LETTERS).await?;
-            if page.is_empty() {
-                break;
-            }
-            let cursors: Vec<_> = page.into_iter().map(|letter| letter.cursor).collect();
-            letters.remove(pipeline, &cursors).await?;
-        }
-        consumers.reset(pipeline, &log.head().await?).await
-    };
-    under_lease(consumers, pipeline, OPERATION, emptied).await?;
-    tracing::info!(bridge = %pipeline, to = %sink, "replica emptied");
-    Ok(())
-}
-
 /// Shows how far the bridge is, for ever.
-async fn show(bridge: &Bridge, printer: &Printer) {
+async fn show(bridge: &AnyBridge, printer: &Printer) {
     if printer.is_terminal() {
         // A template that is not understood would show the default one.
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -177,7 +137,7 @@ fn line(stats: &Stats) -> String {
 }
 
 /// The numbers in the log.
-fn tell(bridge: &Bridge, stats: &Stats) {
+fn tell(bridge: &AnyBridge, stats: &Stats) {
     tracing::info!(
         bridge = %bridge.pipeline(),
         state = stats.state.as_str(),
@@ -200,7 +160,7 @@ fn ended(summary: &Summary) -> &'static str {
     }
 }
 
-fn in_words(bridge: &Bridge, summary: &Summary, took: Duration) -> String {
+fn in_words(bridge: &AnyBridge, summary: &Summary, took: Duration) -> String {
     let stats = &summary.stats;
     let mut line = format!(
         "{} {}: {} mutations delivered in {}, {} behind",
@@ -222,7 +182,7 @@ fn in_words(bridge: &Bridge, summary: &Summary, took: Duration) -> String {
     line
 }
 
-fn as_json(bridge: &Bridge, summary: &Summary, took: Duration) -> Value {
+fn as_json(bridge: &AnyBridge, summary: &Summary, took: Duration) -> Value {
     let stats = &summary.stats;
     json!({
         "bridge": bridge.pipeline().as_str(),

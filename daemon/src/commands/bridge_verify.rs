@@ -1,6 +1,7 @@
 //! `ledger bridge verify`
 
-use ledger::bridge::{Difference, Report, VerifyOptions, verify};
+use ledger::bridge::VerifyOptions;
+use ledger::connect::{Differing, Verified};
 use serde_json::{Value, json};
 
 use super::bridge_ask;
@@ -21,12 +22,8 @@ pub(crate) async fn run(
     if let Some(bridge) = &options.bridge {
         return bridge_ask::verify(bridge, options.repair, global, printer).await;
     }
-    let opened = Box::pin(urls::open(&options.ends, Replica::Existing)).await?;
-    let Opened {
-        source,
-        sink,
-        pipeline,
-    } = opened;
+    let opened = Box::pin(urls::open(&options.ends, Replica::Existing, None)).await?;
+    let Opened { flow, pipeline } = opened;
     let how = VerifyOptions {
         skip: kinds(&options.skip),
         repair: options.repair,
@@ -38,7 +35,7 @@ pub(crate) async fn run(
             .bar()
             .set_message(format!("{entries} entries compared"));
     };
-    let report = verify(source.as_ref(), sink.sink().as_ref(), &how, compared).await;
+    let report = flow.verify(&how, compared).await;
     printer.clear_bar();
     let report = report?;
     match printer.form(global.output) {
@@ -49,7 +46,7 @@ pub(crate) async fn run(
         }
         _ => printer.result(&as_json(&report).to_string())?,
     }
-    Ok(if report.is_equal() {
+    Ok(if report.equal {
         Exit::Done
     } else {
         Exit::Failed
@@ -57,7 +54,7 @@ pub(crate) async fn run(
 }
 
 /// The report in words: first what differs, then the verdict.
-pub(crate) fn lines(report: &Report, repair: bool) -> Vec<String> {
+pub(crate) fn lines(report: &Verified, repair: bool) -> Vec<String> {
     let differences = &report.differences;
     let mut lines: Vec<_> = differences
         .iter()
@@ -73,15 +70,14 @@ pub(crate) fn lines(report: &Report, repair: bool) -> Vec<String> {
             report.repaired, report.unrepaired
         ));
     }
-    let verdict = if report.is_equal() {
-        "equal"
-    } else {
-        "different"
+    let verdict = if report.equal { "equal" } else { "different" };
+    let what = match (report.of_tables, report.groups) {
+        (false, streams) => format!("entries in {streams} streams"),
+        (true, tables) => format!("rows in {tables} tables"),
     };
     let mut line = format!(
-        "{verdict}: {} entries in {} streams compared, {} differences",
-        report.entries,
-        report.streams,
+        "{verdict}: {} {what} compared, {} differences",
+        report.compared,
         differences.len()
     );
     if report.pending > 0 {
@@ -94,12 +90,20 @@ pub(crate) fn lines(report: &Report, repair: bool) -> Vec<String> {
     lines
 }
 
-fn as_json(report: &Report) -> Value {
-    let named: Vec<_> = report.differences.iter().take(NAMED).map(named).collect();
+fn as_json(report: &Verified) -> Value {
+    let (groups, compared) = if report.of_tables {
+        ("tables", "rows")
+    } else {
+        ("streams", "entries")
+    };
+    let differences = report.differences.iter().take(NAMED);
+    let named: Vec<_> = differences
+        .map(|differing| named(differing, report.of_tables))
+        .collect();
     json!({
-        "equal": report.is_equal(),
-        "streams": report.streams,
-        "entries": report.entries,
+        "equal": report.equal,
+        groups: report.groups,
+        compared: report.compared,
         "pending": report.pending,
         "different": report.differences.len(),
         "repaired": report.repaired,
@@ -108,11 +112,16 @@ fn as_json(report: &Report) -> Value {
     })
 }
 
-fn named(difference: &Difference) -> Value {
+fn named(differing: &Differing, of_tables: bool) -> Value {
+    let (group, key) = if of_tables {
+        ("table", "key")
+    } else {
+        ("stream", "id")
+    };
     json!({
-        "stream": difference.stream.as_str(),
-        "id": difference.id.map(|id| id.to_string()),
-        "kind": difference.kind.as_str(),
-        "fields": difference.fields,
+        group: differing.group,
+        key: differing.key,
+        "kind": differing.kind,
+        "fields": differing.fields,
     })
 }

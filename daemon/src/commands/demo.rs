@@ -106,7 +106,7 @@ pub(crate) async fn demo(options: &Demo, printer: &Printer) -> anyhow::Result<Ex
     ))?;
     let how = VerifyOptions::new(pipeline);
     let report = verify(store.as_ref(), sink.as_ref(), &how, |_| {}).await?;
-    for line in lines(&report, false) {
+    for line in lines(&report.clone().into(), false) {
         printer.result(&line)?;
     }
     store.close().await;

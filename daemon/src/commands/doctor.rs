@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ledger::StoreName;
-use ledger::connect::DatabaseUrl;
+use ledger::connect::{DatabaseUrl, Flow};
 use ledger_server::v1::{HealthRequest, ListBridgesRequest};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -14,7 +14,7 @@ use sqlx::{ConnectOptions as _, Row as _};
 
 use crate::cli::{DEFAULT_STORE, Global, Output};
 use crate::client::{Called as _, Daemon};
-use crate::config::{Config, Db};
+use crate::config::{BridgeConfig, Carried, Config, Db};
 use crate::exit::Exit;
 use crate::printer::Printer;
 use crate::serve::pid;
@@ -76,10 +76,10 @@ pub(crate) async fn doctor(global: &Global, printer: &Printer) -> anyhow::Result
             check_daemon(&config, &mut findings).await;
             check_database(&config, &mut findings).await;
             for bridge in &config.bridges {
-                let opened = bridge.to.open_existing_sink(&bridge.store).await;
+                let opened = check_bridge(bridge).await;
                 let within = format!("{} to {}", bridge.name, bridge.to);
                 match opened {
-                    Ok(_) => findings.good("bridge", within),
+                    Ok(()) => findings.good("bridge", within),
                     Err(error) if error.kind() == ledger::ErrorKind::NotFound => findings.good(
                         "bridge",
                         format!("{within}: reachable; the replica is made by the first run"),
@@ -383,5 +383,21 @@ async fn check_postgres(dsn: &str, url: &DatabaseUrl, findings: &mut Findings) {
         );
     } else {
         findings.good("settings", format!("{free} connections are left"));
+    }
+}
+
+/// Whether the ends of a bridge can be reached and are what it needs.
+async fn check_bridge(bridge: &BridgeConfig) -> ledger::Result<()> {
+    match &bridge.carried {
+        Carried::Store { store, .. } => bridge.to.open_existing_sink(store).await.map(drop),
+        Carried::Tables {
+            from,
+            options,
+            routes,
+        } => {
+            let (options, routes) = (options.as_ref().clone(), routes.clone());
+            let flow = Flow::tables(from, &bridge.to, &bridge.name, options, routes);
+            flow.await.map(drop)
+        }
     }
 }

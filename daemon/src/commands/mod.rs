@@ -43,7 +43,8 @@ pub(crate) async fn bridge(
         Bridge::Pause(named) => bridge_ask::pause(&named.bridge, global, printer).await,
         Bridge::Resume(named) => bridge_ask::resume(&named.bridge, global, printer).await,
         Bridge::Resync(options) => {
-            bridge_ask::resync(&options.named.bridge, options.yes, global, printer).await
+            let table = options.table.as_deref();
+            bridge_ask::resync(&options.named.bridge, table, options.yes, global, printer).await
         }
         Bridge::Verify(options) => Box::pin(bridge_verify::run(options, global, printer)).await,
         Bridge::DeadLetters(options) => bridge_letters::run(options, global, printer).await,

@@ -1,5 +1,6 @@
 //! The configuration: what a file, the environment and the arguments say together.
 
+mod bridges;
 mod database;
 pub(crate) mod duration;
 mod first_run;
@@ -15,7 +16,7 @@ use ledger::StoreName;
 
 pub(crate) use database::Db;
 pub(crate) use first_run::write as write_first;
-pub(crate) use sections::{BridgeConfig, Hook, HttpTls, Limits, Tls};
+pub(crate) use sections::{BridgeConfig, Carried, Hook, HttpTls, Limits, Tls};
 pub(crate) use show::show;
 
 use tree::{Problems, Section};
@@ -160,7 +161,7 @@ impl Config {
             db: database::read(&top, &folder).unwrap_or(defaults.db),
             limits: sections::limits(&top),
             hooks: sections::hooks(&top),
-            bridges: sections::bridges(&top),
+            bridges: bridges::bridges(&top),
             file: Some(path.to_owned()),
             folder,
         };

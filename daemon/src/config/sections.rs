@@ -1,12 +1,14 @@
 //! The sections that are lists or small groups.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ledger::bridge::OnFailure;
 use ledger::connect::DatabaseUrl;
-use ledger::{MutationKind, PipelineId, StoreName};
+use ledger::postgres::capture::CaptureOptions;
+use ledger::{MutationKind, PipelineId, StoreName, TableRoutes};
 
 use super::Secret;
 use super::tree::{Scalar, Section};
@@ -51,14 +53,45 @@ pub(crate) struct Hook {
 #[derive(Debug, Clone)]
 pub(crate) struct BridgeConfig {
     pub(crate) name: PipelineId,
-    pub(crate) store: StoreName,
-    /// None for the daemon's own database.
-    pub(crate) from: Option<DatabaseUrl>,
+    pub(crate) carried: Carried,
     pub(crate) to: DatabaseUrl,
     pub(crate) skip: BTreeSet<MutationKind>,
     pub(crate) on_failure: OnFailure,
     /// Everything above as it was written, secrets included, to see what a reload changes.
     pub(crate) written: Secret,
+}
+
+/// What a bridge carries.
+#[derive(Debug, Clone)]
+pub(crate) enum Carried {
+    /// A store.
+    Store {
+        store: StoreName,
+        /// None for the daemon's own database.
+        from: Option<DatabaseUrl>,
+    },
+    /// Ordinary tables.
+    Tables {
+        from: DatabaseUrl,
+        options: Box<CaptureOptions>,
+        routes: TableRoutes,
+    },
+}
+
+impl Carried {
+    /// Whether its source is no store of the daemon's.
+    pub(crate) fn has_own_source(&self) -> bool {
+        !matches!(self, Self::Store { from: None, .. })
+    }
+}
+
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store { store, .. } => store.fmt(f),
+            Self::Tables { options, .. } => options.tables.fmt(f),
+        }
+    }
 }
 
 pub(super) fn tls(top: &Section<'_>) -> Tls {
@@ -125,11 +158,11 @@ pub(super) fn stores(section: &Section<'_>, key: &str) -> Vec<StoreName> {
         .collect()
 }
 
-fn store_name(section: &Section<'_>, scalar: &Scalar) -> Option<StoreName> {
+pub(super) fn store_name(section: &Section<'_>, scalar: &Scalar) -> Option<StoreName> {
     understood(section, scalar, StoreName::new(&scalar.text))
 }
 
-fn understood<T>(
+pub(super) fn understood<T>(
     section: &Section<'_>,
     scalar: &Scalar,
     result: Result<T, ledger::Error>,
@@ -197,57 +230,4 @@ pub(super) fn hooks(top: &Section<'_>) -> Vec<Hook> {
         }
     }
     hooks
-}
-
-pub(super) fn bridges(top: &Section<'_>) -> Vec<BridgeConfig> {
-    const KEYS: [&str; 6] = ["name", "store", "from", "to", "skip", "on_failure"];
-    let mut names = BTreeSet::new();
-    let mut bridges = Vec::new();
-    for section in top.sections("bridges", &KEYS) {
-        let name = section.required("name");
-        let store = section.required("store");
-        let to = section.required("to");
-        let from = section.text("from");
-        let policy = section.text("on_failure");
-        let kinds = section.scalars("skip");
-        let given = [&name, &store, &from, &to, &policy].map(|part| part.as_ref().map(|s| &s.text));
-        let skipped: Vec<_> = kinds.iter().map(|kind| &kind.text).collect();
-        let written = Secret(format!("{given:?} {skipped:?}"));
-
-        let database =
-            |scalar: &Scalar| understood(&section, scalar, DatabaseUrl::parse(&scalar.text));
-        let pipeline = name
-            .as_ref()
-            .and_then(|name| understood(&section, name, PipelineId::new(&name.text)));
-        if let (Some(scalar), Some(name)) = (&name, &pipeline)
-            && !names.insert(name.to_string())
-        {
-            section.refuse(scalar, "is the name of another bridge");
-        }
-        let store = store.and_then(|store| store_name(&section, &store));
-        let to = to.as_ref().and_then(database);
-        let from = from.as_ref().map(database);
-        let on_failure = policy.map_or(Some(OnFailure::default()), |policy| {
-            understood(&section, &policy, policy.text.parse())
-        });
-        let skip: BTreeSet<_> = kinds
-            .iter()
-            .filter_map(|kind| understood(&section, kind, kind.text.parse()))
-            .collect();
-        if let (Some(name), Some(store), Some(to), Some(on_failure)) =
-            (pipeline, store, to, on_failure)
-            && !matches!(from, Some(None))
-        {
-            bridges.push(BridgeConfig {
-                name,
-                store,
-                from: from.flatten(),
-                to,
-                skip,
-                on_failure,
-                written,
-            });
-        }
-    }
-    bridges
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Db, Tls, duration};
+use ledger::connect::DatabaseUrl;
+
+use super::{Carried, Config, Db, Tls, duration};
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
@@ -89,15 +91,24 @@ pub(crate) fn show(config: &Config) -> String {
     }
     for bridge in &config.bridges {
         let skip: Vec<_> = bridge.skip.iter().map(|kind| kind.as_str()).collect();
-        let from = bridge
-            .from
-            .as_ref()
-            .map(|url| format!("from: {}, ", quoted(&url.to_string())));
+        let from = |url: &DatabaseUrl| format!(", from: {}", quoted(&url.to_string()));
+        let carried = match &bridge.carried {
+            Carried::Store { store, from: url } => {
+                format!(
+                    "store: {store}{}",
+                    url.as_ref().map_or_else(String::new, from)
+                )
+            }
+            Carried::Tables {
+                from: url, options, ..
+            } => {
+                let tables = quoted(&options.tables.to_string());
+                format!("tables: {tables}{}", from(url))
+            }
+        };
         line(format!(
-            "  - {{name: {}, store: {}, {}to: {}, skip: [{}], on_failure: {}}}",
+            "  - {{name: {}, {carried}, to: {}, skip: [{}], on_failure: {}}}",
             quoted(bridge.name.as_str()),
-            bridge.store,
-            from.unwrap_or_default(),
             quoted(&bridge.to.to_string()),
             skip.join(", "),
             bridge.on_failure

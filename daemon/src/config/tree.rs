@@ -165,6 +165,11 @@ impl<'a> Section<'a> {
         scalars
     }
 
+    /// Whether a key is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.node(key).is_some()
+    }
+
     /// A value; none where it is absent or empty.
     pub(crate) fn text(&self, key: &str) -> Option<Scalar> {
         let node = self.node(key)?;

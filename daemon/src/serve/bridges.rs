@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ledger::bridge::{Bridge, BridgeOptions, State, Stats, VerifyOptions, verify};
-use ledger::connect::ReplicaSink;
+use ledger::bridge::{AnyBridge, BridgeOptions, State, Stats, VerifyOptions};
+use ledger::connect::Flow;
 use ledger::observe::Recorder;
 use ledger::pipeline::Stop;
-use ledger::{ChangeLog, Cursor, Error, ErrorKind, PipelineId, Result, Store};
+use ledger::{ChangeLog, Consumers, Cursor, Error, ErrorKind, PipelineId, Result, Store};
 use ledger_server::{BridgeState, BridgeStatus, Bridges, Letters, Verification};
 use tokio::task::JoinHandle;
 
 use super::stores::Served;
-use crate::commands::resync_replica;
-use crate::config::BridgeConfig;
+use crate::config::{BridgeConfig, Carried};
+use crate::tables::table_name;
 
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
 /// time, up to the second.
@@ -65,15 +65,8 @@ struct Shown {
 
 #[derive(Debug, Clone)]
 struct Ends {
-    source: Arc<dyn Store>,
-    sink: ReplicaSink,
-    bridge: Bridge,
-}
-
-impl Ends {
-    fn log(&self) -> Result<&dyn ChangeLog> {
-        log(self.source.as_ref())
-    }
+    flow: Flow,
+    bridge: AnyBridge,
 }
 
 fn log(source: &dyn Store) -> Result<&dyn ChangeLog> {
@@ -214,13 +207,23 @@ impl Running {
     async fn set_paused(&self, name: &PipelineId, paused: bool) -> Result<()> {
         let one = self.one(name)?;
         let source = lock(&one.shown).source.clone();
-        let source = source.ok_or_else(|| one.closed())?;
-        let log = log(source.as_ref())?;
-        let consumers = log.consumers();
+        let known = async |consumers: &dyn Consumers| {
+            let known = consumers.list().await?;
+            Ok::<_, Error>(known.iter().any(|consumer| consumer.pipeline == *name))
+        };
         // A bridge whose sink is away has not registered yet.
-        let known = consumers.list().await?;
-        if !known.iter().any(|consumer| consumer.pipeline == *name) {
-            consumers.register(name, &log.head().await?).await?;
+        if let Some(source) = source {
+            let log = log(source.as_ref())?;
+            let consumers = log.consumers();
+            if !known(consumers).await? {
+                consumers.register(name, &log.head().await?).await?;
+            }
+            return consumers.set_paused(name, paused).await;
+        }
+        let (_, ends) = self.ends(name)?;
+        let consumers = ends.flow.consumers()?;
+        if !known(consumers).await? {
+            consumers.register(name, &ends.flow.head().await?).await?;
         }
         consumers.set_paused(name, paused).await
     }
@@ -241,7 +244,7 @@ async fn stop(bridges: Vec<Arc<One>>) {
         one.stopped().await;
         // A source of its own is nobody else's.
         let source = lock(&one.shown).source.take();
-        if let Some(source) = source.filter(|_| one.config.from.is_some()) {
+        if let Some(source) = source.filter(|_| one.config.carried.has_own_source()) {
             source.close().await;
         }
     }
@@ -321,7 +324,7 @@ impl One {
             shown.error = None;
             shown.ends = Some(ends.clone());
         }
-        tracing::info!(bridge = %name, from = %ends.source, to = %ends.sink, "bridge begins");
+        tracing::info!(bridge = %name, from = ends.flow.source(), to = ends.flow.sink(), "bridge begins");
         let counted = self.count_letters(&ends);
         let outcome = tokio::select! {
             outcome = ends.bridge.run(&self.stop) => outcome,
@@ -343,29 +346,37 @@ impl One {
 
     async fn open(&self, stores: &Arc<Served>) -> Result<Ends> {
         let config = &self.config;
-        let known = lock(&self.shown).source.clone();
-        let source = match (known, &config.from) {
-            (Some(source), _) => source,
-            (None, Some(url)) => url.open_store(&config.store).await?,
-            // The bridge waits for changes, so the store must be there to have some.
-            (None, None) => stores.create(&config.store).await?,
+        let flow = match &config.carried {
+            Carried::Store { store, from } => {
+                let known = lock(&self.shown).source.clone();
+                let source = match (known, from) {
+                    (Some(source), _) => source,
+                    (None, Some(url)) => url.open_store(store).await?,
+                    // The bridge waits for changes, so the store must be there to have some.
+                    (None, None) => stores.create(store).await?,
+                };
+                lock(&self.shown).source = Some(Arc::clone(&source));
+                Flow::ledger(source, config.to.open_sink(store).await?)?
+            }
+            Carried::Tables {
+                from,
+                options,
+                routes,
+            } => {
+                let (options, routes) = (options.as_ref().clone(), routes.clone());
+                Flow::tables(from, &config.to, &config.name, options, routes).await?
+            }
         };
-        lock(&self.shown).source = Some(Arc::clone(&source));
-        let sink = config.to.open_sink(&config.store).await?;
         let options = BridgeOptions {
             skip: config.skip.clone(),
             on_failure: config.on_failure,
-            batch: sink.batch(),
+            batch: flow.batch(),
             drain: self.drain,
             recorder: Some(Arc::clone(&self.recorder)),
             ..BridgeOptions::new(config.name.clone())
         };
-        let bridge = Bridge::new(Arc::clone(&source), sink.sink(), options)?;
-        Ok(Ends {
-            source,
-            sink,
-            bridge,
-        })
+        let bridge = flow.bridge(options)?;
+        Ok(Ends { flow, bridge })
     }
 
     /// Counts the dead letters now and then, for ever: the bridge itself knows its own only.
@@ -373,10 +384,10 @@ impl One {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         loop {
             tick.tick().await;
-            let Ok(log) = ends.log() else {
+            let Ok(letters) = ends.flow.dead_letters() else {
                 return std::future::pending().await;
             };
-            if let Ok(count) = log.dead_letters().count(&self.config.name).await {
+            if let Ok(count) = letters.count(&self.config.name).await {
                 lock(&self.shown).dead_letters = count;
             }
         }
@@ -408,7 +419,7 @@ impl One {
         let error = shown.error.clone().or(last_error);
         BridgeStatus {
             name: self.config.name.clone(),
-            store: self.config.store.clone(),
+            store: self.config.carried.to_string(),
             to: self.config.to.to_string(),
             ready: match state {
                 // Another instance may have the lease, which is as it should be.
@@ -453,9 +464,14 @@ impl Bridges for Running {
         self.set_paused(name, false).await
     }
 
-    async fn resync(&self, name: &PipelineId) -> Result<()> {
+    async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
+        let table = table.map(table_name).transpose()?;
         self.while_stopped(name, |one, ends| async move {
-            resync_replica(ends.source.as_ref(), &ends.sink, &one.config.name).await
+            let name = &one.config.name;
+            match table {
+                Some(table) => ends.flow.resync_table(name, &table).await,
+                None => ends.flow.resync(name).await,
+            }
         })
         .await
     }
@@ -480,7 +496,7 @@ impl Bridges for Running {
         limit: usize,
     ) -> Result<Letters> {
         let (_, ends) = self.ends(name)?;
-        let letters = ends.log()?.dead_letters();
+        let letters = ends.flow.dead_letters()?;
         Ok(Letters {
             letters: letters.list(name, after, limit).await?,
             total: letters.count(name).await?,
@@ -489,7 +505,7 @@ impl Bridges for Running {
 
     async fn discard(&self, name: &PipelineId, cursors: Option<&[Cursor]>) -> Result<u64> {
         let (one, ends) = self.ends(name)?;
-        let letters = ends.log()?.dead_letters();
+        let letters = ends.flow.dead_letters()?;
         let before = letters.count(name).await?;
         match cursors {
             Some(cursors) => letters.remove(name, cursors).await?,
@@ -522,17 +538,16 @@ async fn compare(one: &One, ends: &Ends, repair: bool) -> Result<Verification> {
         repair,
         ..VerifyOptions::new(one.config.name.clone())
     };
-    let sink = ends.sink.sink();
-    let report = verify(ends.source.as_ref(), sink.as_ref(), &how, |_| {}).await?;
+    let report = ends.flow.verify(&how, |_| {}).await?;
     let differences = report.differences.iter().take(NAMED);
     Ok(Verification {
-        streams: report.streams,
-        compared: report.entries,
+        streams: report.groups,
+        compared: report.compared,
         different: report.differences.len() as u64,
         pending: report.pending,
         repaired: report.repaired,
         unrepaired: report.unrepaired,
-        equal: report.is_equal(),
+        equal: report.equal,
         differences: differences.map(ToString::to_string).collect(),
     })
 }

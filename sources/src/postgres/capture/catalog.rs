@@ -8,7 +8,7 @@ use ledger_layout::postgres::failed;
 use sqlx::{PgConnection, Row as _};
 
 use super::decode::Relation;
-use super::select::TableSelection;
+use super::options::{CaptureOptions, TableFilter};
 use super::transport::quoted;
 use super::types::Types;
 
@@ -16,6 +16,8 @@ use super::types::Types;
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) table: Arc<Table>,
+    /// The condition that the carried rows fulfil.
+    pub(super) condition: Option<String>,
     /// Whether its rows stand in its partitions.
     pub(super) partitioned: bool,
     /// About how many rows it has, and how many bytes they take.
@@ -32,9 +34,10 @@ pub(super) fn sql_name(name: &TableName) -> String {
 /// partitions.
 pub(super) async fn tables(
     conn: &mut PgConnection,
-    selection: &TableSelection,
+    options: &CaptureOptions,
     types: &Types,
 ) -> Result<BTreeMap<u32, Found>> {
+    let selection = &options.tables;
     // The key is that of the replica identity. Where that is all of the row, it is the primary key;
     // a table with none is one whose rows have no key. Generated columns are not in the log before
     // version 18, so they are left out of the copy too.
@@ -67,6 +70,7 @@ pub(super) async fn tables(
             continue;
         }
         let id = number(row.get(0));
+        let filter = options.filters.get(&name);
         let entry = found.entry(id).or_insert_with(|| Found {
             table: Arc::new(Table {
                 id: u64::from(id),
@@ -74,11 +78,15 @@ pub(super) async fn tables(
                 columns: Vec::new(),
                 full_identity: row.get::<&str, _>(3) == "f",
             }),
+            condition: filter.and_then(|filter| filter.rows.clone()),
             partitioned: row.get(11),
             rows: whole(row.get(4)),
             bytes: row.get::<i64, _>(5).max(0).cast_unsigned(),
         });
         let key: bool = row.get(10);
+        if excluded(filter, &entry.table.name, row.get(6), key)? {
+            continue;
+        }
         let column = Column {
             name: row.get(6),
             kind: types.column(number(row.get(7)), row.get(8)),
@@ -89,6 +97,23 @@ pub(super) async fn tables(
         Arc::make_mut(&mut entry.table).columns.push(column);
     }
     Ok(found)
+}
+
+/// Whether a column is not carried; `InvalidInput` for one of the key.
+fn excluded(
+    filter: Option<&TableFilter>,
+    table: &TableName,
+    column: &str,
+    key: bool,
+) -> Result<bool> {
+    let excluded = filter.is_some_and(|filter| filter.exclude.contains(column));
+    if excluded && key {
+        return Err(Error::invalid(
+            "select columns",
+            format!("column {table}.{column} is a part of the key and cannot be left out"),
+        ));
+    }
+    Ok(excluded)
 }
 
 fn number(number: i64) -> u32 {
@@ -109,6 +134,7 @@ fn whole(estimate: f64) -> u64 {
 pub(super) async fn described(
     conn: &mut PgConnection,
     relation: &Relation,
+    filter: Option<&TableFilter>,
     types: &mut Types,
 ) -> Result<Arc<Table>> {
     const OPERATION: &str = "read the shape of a table";
@@ -143,24 +169,27 @@ pub(super) async fn described(
     .fetch_all(&mut *conn)
     .await
     .map_err(failed)?;
-    let columns = relation.columns.iter().zip(declared);
-    let columns = columns.map(|(column, declared)| {
+    let mut columns = Vec::new();
+    for (column, declared) in relation.columns.iter().zip(declared) {
         let key = match relation.identity {
             b'f' => primary.contains(&column.name),
             b'n' => false,
             _ => column.key,
         };
-        Column {
+        if excluded(filter, &name, &column.name, key)? {
+            continue;
+        }
+        columns.push(Column {
             name: column.name.clone(),
             kind: types.column(column.kind, column.modifier),
             key,
             nullable: !key,
             declared,
-        }
-    });
+        });
+    }
     Ok(Arc::new(Table {
         id: u64::from(relation.id),
-        columns: columns.collect(),
+        columns,
         name,
         full_identity: full,
     }))

@@ -34,6 +34,8 @@ pub(super) struct Copy {
     pub(super) table: Arc<Table>,
     /// The table's name as SQL takes it, without the tables that inherit from it.
     from: String,
+    /// The condition that the carried rows fulfil.
+    condition: Option<String>,
     /// The log tells every transaction whose commit record begins behind it.
     pub(super) point: u64,
     way: Way,
@@ -109,6 +111,7 @@ impl Copy {
         Self {
             from: format!("{only}{}", sql_name(&found.table.name)),
             table: Arc::clone(&found.table),
+            condition: found.condition.clone(),
             pool,
             point,
             way,
@@ -151,7 +154,9 @@ impl Copy {
         let columns = columns.join(", ");
         match &mut self.way {
             Way::Snapshot { parts, .. } => {
-                let select = format!("SELECT {columns} FROM {}", self.from);
+                let condition = self.condition.as_ref();
+                let condition = condition.map_or_else(String::new, |rows| format!(" WHERE {rows}"));
+                let select = format!("SELECT {columns} FROM {}{condition}", self.from);
                 self.complete = parts.len() <= 1;
                 Ok(parts.pop_front().map(|_| select).into_iter().collect())
             }
@@ -166,7 +171,11 @@ impl Copy {
                     let to = border(&mut conn, &self.table, &self.from, from.as_deref(), *rows);
                     let to = to.await?;
                     complete = to.is_none();
-                    let range = range(&self.table, from.as_deref(), to.as_deref());
+                    let mut range = range(&self.table, from.as_deref(), to.as_deref());
+                    if let Some(rows) = &self.condition {
+                        let with = if range.is_empty() { "WHERE" } else { "AND" };
+                        range.push_str(&format!(" {with} ({rows})"));
+                    }
                     selects.push(format!("SELECT {columns} FROM {}{range}", self.from));
                     from = to.or(from);
                 }

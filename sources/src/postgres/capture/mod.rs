@@ -10,6 +10,7 @@
 //! content.
 
 mod catalog;
+mod contents;
 mod copy;
 mod decode;
 mod feed;
@@ -25,7 +26,7 @@ mod transport;
 mod types;
 
 pub use decode::{Message, Relation, RelationColumn, decode};
-pub use options::{CaptureOptions, WalBudget};
+pub use options::{CaptureOptions, TableFilter, WalBudget};
 pub use select::TableSelection;
 pub use source::PostgresCapture;
 pub use text::CopyText;

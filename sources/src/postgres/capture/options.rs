@@ -1,5 +1,9 @@
 //! How a capture behaves.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ledger_core::TableName;
+
 use super::select::TableSelection;
 
 /// How a capture behaves.
@@ -17,6 +21,8 @@ pub struct CaptureOptions {
     pub copy: bool,
     /// How many ranges of a table are read side by side; 2 by default.
     pub copy_width: usize,
+    /// What of single tables is carried.
+    pub filters: BTreeMap<TableName, TableFilter>,
     /// What happens where the slot holds back too much of the log; nothing by default.
     pub wal_budget: Option<WalBudget>,
 }
@@ -30,9 +36,21 @@ impl CaptureOptions {
             publication: None,
             copy: true,
             copy_width: 2,
+            filters: BTreeMap::new(),
             wal_budget: None,
         }
     }
+}
+
+/// What of a table is carried. [`Default`] is all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableFilter {
+    /// Columns that are not carried. None of the key.
+    pub exclude: BTreeSet<String>,
+    /// A condition that the rows fulfil which are carried, in SQL. The server decides it, so it needs
+    /// PostgreSQL 15 or newer, and may name columns of the replica identity only: to others
+    /// PostgreSQL would refuse its users' updates.
+    pub rows: Option<String>,
 }
 
 /// How much of the write-ahead log a capture may hold back at the server. Half of it is warned of.

@@ -9,14 +9,14 @@ use ledger_core::{
     Value, Version,
 };
 use ledger_layout::postgres::failed;
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::catalog::{Found, described, filled_at_once, places, sql_name, tables};
+use super::catalog::{Found, described, filled_at_once, places, tables};
+use super::contents;
 use super::decode::{Message, Relation};
+use super::options::CaptureOptions;
 use super::position::Position;
-use super::select::TableSelection;
-use super::transport::{literal, quoted};
 use super::types::Types;
 
 const OPERATION: &str = "read the log";
@@ -36,7 +36,7 @@ pub(super) struct Carried {
 pub(super) struct Rows {
     pool: PgPool,
     types: Types,
-    selection: TableSelection,
+    options: CaptureOptions,
     /// The tables, by their numbers.
     pub(super) carried: BTreeMap<u32, Carried>,
     /// How the log's rows are laid out, since the connection was made: the place in the message of
@@ -72,14 +72,14 @@ impl Rows {
     pub(super) fn new(
         pool: PgPool,
         types: Types,
-        selection: TableSelection,
+        options: CaptureOptions,
         carried: BTreeMap<u32, Carried>,
         from: Position,
     ) -> Self {
         Self {
             pool,
             types,
-            selection,
+            options,
             carried,
             layouts: HashMap::new(),
             transaction: None,
@@ -107,7 +107,7 @@ impl Rows {
         wanted: &HashSet<u32>,
     ) -> Result<Vec<Found>> {
         self.types = Types::load(conn).await?;
-        let found = tables(conn, &self.selection, &self.types).await?;
+        let found = tables(conn, &self.options, &self.types).await?;
         let found = found.into_iter();
         Ok(found
             .filter_map(|(id, found)| wanted.contains(&id).then_some(found))
@@ -259,40 +259,15 @@ impl Rows {
         if !absent || !place.catching_up || before.is_none() || place.table.full_identity {
             return Ok(op(row, before));
         }
-        let table = &place.table;
-        let columns: Vec<_> = table
-            .columns
-            .iter()
-            .map(|column| format!("{}::text", quoted(&column.name)))
-            .collect();
-        let mut conditions = Vec::new();
-        for index in table.key() {
-            if let (Some(column), Some(Value::Text(text))) =
-                (table.columns.get(index), row.get(index))
-            {
-                let text = literal(&String::from_utf8_lossy(text));
-                let (name, declared) = (quoted(&column.name), &column.declared);
-                conditions.push(format!("{name} = {text}::{declared}"));
-            }
-        }
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {}",
-            columns.join(", "),
-            sql_name(&table.name),
-            conditions.join(" AND ")
-        );
-        let found = sqlx::query(AssertSqlSafe(sql))
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| failed(OPERATION, table.name.to_string(), error))?;
+        let found = contents::rows_at(&self.pool, &place.table, std::slice::from_ref(&row), None);
+        let found = found.await?;
         // It has been removed since, or has another key again: the log tells that later.
-        let (Some(found), Some(before)) = (found, before.clone()) else {
+        let (Some(found), Some(before)) = (found.into_iter().next(), before.clone()) else {
             return Ok(before.map_or_else(|| op(row, None), RowOp::Delete));
         };
-        for (index, value) in row.iter_mut().enumerate() {
+        for (value, present) in row.iter_mut().zip(found) {
             if *value == Value::Absent {
-                let text: Option<String> = found.get(index);
-                *value = text.map_or(Value::Null, |text| Value::Text(text.into()));
+                *value = present;
             }
         }
         Ok(op(row, Some(before)))
@@ -306,16 +281,17 @@ impl Rows {
     ) -> Result<()> {
         let name = TableName::new(&relation.schema, &relation.table);
         let known = self.carried.get(&relation.id);
-        if known.is_none() && !self.selection.holds(&name) {
+        if known.is_none() && !self.options.tables.holds(&name) {
             self.layouts.insert(relation.id, None);
             return Ok(());
         }
+        let filter = self.options.filters.get(&name);
         let mut conn = self
             .pool
             .acquire()
             .await
             .map_err(|error| failed(OPERATION, name.to_string(), error))?;
-        let table = described(&mut conn, relation, &mut self.types).await?;
+        let table = described(&mut conn, relation, filter, &mut self.types).await?;
         let table = match known {
             Some(known) if *known.table == *table => Arc::clone(&known.table),
             Some(known) => {

@@ -2,10 +2,10 @@
 
 use ledger_core::{Error, ErrorKind, PipelineId, Result, Table};
 use ledger_layout::postgres::failed;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::catalog::sql_name;
+use super::catalog::{Found, sql_name};
 use super::position::{parsed, shown};
 use super::transport::{literal, quoted};
 
@@ -180,75 +180,112 @@ pub(super) async fn publish(
     conn: &mut PgConnection,
     name: &str,
     publishes: Publishes,
-    tables: &[&Table],
+    tables: &[&Found],
 ) -> Result<()> {
     const OPERATION: &str = "publish tables";
     let failed = |error| {
         failed(OPERATION, format!("publication {name}"), error)
             .within("the user must own the tables and may create publications")
     };
+    let mut wanted: Vec<(i64, String)> = tables
+        .iter()
+        .map(|found| {
+            let condition = found.condition.as_ref();
+            let rows = condition.map_or_else(String::new, |rows| format!(" WHERE ({rows})"));
+            let listed = format!("{}{rows}", sql_name(&found.table.name));
+            (found.table.id.cast_signed(), listed)
+        })
+        .collect();
+    wanted.sort();
+    let filtered = tables.iter().any(|found| found.condition.is_some());
+    let listed: Vec<_> = wanted.iter().map(|(_, listed)| listed.as_str()).collect();
+    let listed = listed.join(", ");
+    let mut tx = conn.begin().await.map_err(failed)?;
     let exists: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)")
             .bind(name)
-            .fetch_one(&mut *conn)
+            .fetch_one(&mut *tx)
             .await
             .map_err(failed)?;
-    let mut statements = Vec::new();
-    if exists {
-        let present: Vec<i64> = sqlx::query_scalar(
-            "SELECT r.prrelid::int8 FROM pg_publication_rel r JOIN pg_publication p \
-             ON p.oid = r.prpubid WHERE p.pubname = $1",
-        )
-        .bind(name)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(failed)?;
-        let missing = tables
-            .iter()
-            .filter(|table| !present.contains(&table.id.cast_signed()));
-        for table in missing {
-            statements.push(format!(
-                "ALTER PUBLICATION {} ADD TABLE {}",
-                quoted(name),
-                sql_name(&table.name)
-            ));
-        }
-        // One that is not carried any more is taken out: it would be read for nothing.
-        let wanted: Vec<i64> = tables.iter().map(|table| table.id.cast_signed()).collect();
-        let surplus: Vec<String> = sqlx::query_scalar(
-            "SELECT r.prrelid::regclass::text FROM pg_publication_rel r JOIN pg_publication p \
-             ON p.oid = r.prpubid WHERE p.pubname = $1 AND NOT r.prrelid::int8 = ANY($2)",
-        )
-        .bind(name)
-        .bind(wanted)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(failed)?;
-        for table in surplus {
-            statements.push(format!(
-                "ALTER PUBLICATION {} DROP TABLE {table}",
-                quoted(name)
-            ));
-        }
-    } else {
+    let present: Vec<i64> = sqlx::query_scalar(
+        "SELECT r.prrelid::int8 FROM pg_publication_rel r JOIN pg_publication p \
+         ON p.oid = r.prpubid WHERE p.pubname = $1 ORDER BY 1",
+    )
+    .bind(name)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(failed)?;
+    let same = !filtered && wanted.iter().map(|(id, _)| id).eq(present.iter());
+    let statement = match (exists, listed.as_str()) {
+        (true, _) if same => return Ok(()),
+        // A publication of no tables cannot be set to that.
+        (true, "") => format!("DROP PUBLICATION {}", quoted(name)),
+        (true, listed) => format!("ALTER PUBLICATION {} SET TABLE {listed}", quoted(name)),
+        (false, _) => String::new(),
+    };
+    if !statement.is_empty() {
+        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx);
+        done.await.map_err(failed)?;
+    }
+    if !exists || listed.is_empty() {
         let what = match publishes {
             Publishes::All => "insert, update, delete, truncate",
             Publishes::Inserts => "insert, truncate",
         };
-        let tables: Vec<_> = tables.iter().map(|table| sql_name(&table.name)).collect();
-        let tables = match tables.as_slice() {
-            [] => String::new(),
-            tables => format!(" FOR TABLE {}", tables.join(", ")),
+        let of = match listed.as_str() {
+            "" => String::new(),
+            listed => format!(" FOR TABLE {listed}"),
         };
-        statements.push(format!(
-            "CREATE PUBLICATION {}{tables} \
+        let statement = format!(
+            "CREATE PUBLICATION {}{of} \
              WITH (publish = '{what}', publish_via_partition_root = true)",
             quoted(name)
-        ));
-    }
-    for statement in statements {
-        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *conn);
+        );
+        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx);
         done.await.map_err(failed)?;
+    }
+    if filtered && publishes == Publishes::All {
+        check_conditions(&mut tx, name, tables).await?;
+    }
+    tx.commit().await.map_err(failed)
+}
+
+/// Refuses a condition on a column that is no part of the replica identity: PostgreSQL would refuse
+/// every update and delete of such a table.
+async fn check_conditions(conn: &mut PgConnection, name: &str, tables: &[&Found]) -> Result<()> {
+    const OPERATION: &str = "publish tables";
+    let named: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT r.prrelid::int8, a.attname::text FROM pg_publication p \
+         JOIN pg_publication_rel r ON r.prpubid = p.oid \
+         JOIN pg_depend d ON d.classid = 'pg_publication_rel'::regclass AND d.objid = r.oid \
+         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = r.prrelid AND d.refobjsubid > 0 \
+         JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = d.refobjsubid \
+         WHERE p.pubname = $1",
+    )
+    .bind(name)
+    .fetch_all(conn)
+    .await
+    .map_err(|error| failed(OPERATION, format!("publication {name}"), error))?;
+    for (id, column) in named {
+        let of = tables
+            .iter()
+            .find(|found| found.table.id.cast_signed() == id);
+        let Some(table) = of.map(|found| &found.table) else {
+            continue;
+        };
+        let key = table.columns.iter().any(|c| c.key && c.name == column);
+        if !key && !table.full_identity {
+            return Err(Error::invalid(
+                OPERATION,
+                format!(
+                    "the condition on {} names column {column}, which is no part of its replica \
+                     identity: PostgreSQL would refuse its updates; run ALTER TABLE {} REPLICA \
+                     IDENTITY FULL, or use columns of the key only",
+                    table.name,
+                    sql_name(&table.name)
+                ),
+            ));
+        }
     }
     Ok(())
 }

@@ -99,7 +99,7 @@ impl PostgresCapture {
         let tables = Tables::locate(&mut conn, &store).await?;
         migrate(&mut conn, &tables).await?;
         let types = Types::load(&mut conn).await?;
-        let found = catalog::tables(&mut conn, &options.tables, &types).await?;
+        let found = catalog::tables(&mut conn, &options, &types).await?;
         if found.is_empty() {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -135,11 +135,21 @@ impl PostgresCapture {
         })
     }
 
+    /// The condition that the carried rows of a table fulfil.
+    pub(super) fn condition(&self, table: &Table) -> Option<&str> {
+        let filter = self.inner.options.filters.get(&table.name)?;
+        filter.rows.as_deref()
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+
     /// The tables that are selected at this moment.
     pub async fn tables(&self) -> Result<Vec<Arc<Table>>> {
         let mut conn = acquire(&self.inner.pool).await?;
         let types = Types::load(&mut conn).await?;
-        let found = catalog::tables(&mut conn, &self.inner.options.tables, &types).await?;
+        let found = catalog::tables(&mut conn, &self.inner.options, &types).await?;
         Ok(found.into_values().map(|found| found.table).collect())
     }
 
@@ -188,12 +198,12 @@ impl Inner {
         names: &[String],
         found: &BTreeMap<u32, Found>,
     ) -> Result<()> {
-        let tables = found.values().map(|found| &*found.table);
+        let tables = found.values();
         if let ([name], Some(_)) = (names, &self.options.publication) {
-            let tables: Vec<_> = tables.collect();
+            let tables: Vec<_> = tables.map(|found| &*found.table).collect();
             return slot::check_publication(conn, name, &tables).await;
         }
-        let (keyed, others): (Vec<_>, Vec<_>) = tables.partition(|table| table.is_keyed());
+        let (keyed, others): (Vec<_>, Vec<_>) = tables.partition(|found| found.table.is_keyed());
         let kinds = [(Publishes::All, keyed), (Publishes::Inserts, others)];
         for (name, (publishes, tables)) in names.iter().zip(kinds) {
             slot::publish(conn, name, publishes, &tables).await?;
@@ -365,7 +375,7 @@ impl Source<RowChange> for PostgresCapture {
     async fn size(&self) -> Result<u64> {
         let mut conn = acquire(&self.inner.pool).await?;
         let types = Types::load(&mut conn).await?;
-        let found = catalog::tables(&mut conn, &self.inner.options.tables, &types).await?;
+        let found = catalog::tables(&mut conn, &self.inner.options, &types).await?;
         Ok(found.values().map(|found| found.rows).sum())
     }
 
@@ -388,7 +398,7 @@ impl Source<RowChange> for PostgresCapture {
         let mut conn = acquire(&inner.pool).await?;
         catalog::check_server(&mut conn).await?;
         let types = Types::load(&mut conn).await?;
-        let found = catalog::tables(&mut conn, &inner.options.tables, &types).await?;
+        let found = catalog::tables(&mut conn, &inner.options, &types).await?;
         let publications = inner.publications(pipeline);
         inner.publish(&mut conn, &publications, &found).await?;
         let name = inner.slot(pipeline);
@@ -419,7 +429,7 @@ impl Source<RowChange> for PostgresCapture {
         let rows = Rows::new(
             inner.pool.clone(),
             types,
-            inner.options.tables.clone(),
+            inner.options.clone(),
             carried,
             position,
         );
@@ -454,6 +464,10 @@ impl Source<RowChange> for PostgresCapture {
             inner.weigh(pipeline, budget).await?;
         }
         inner.registry.confirm(pipeline, cursor).await
+    }
+
+    fn version_at(&self, cursor: &Cursor) -> Result<u64> {
+        Ok(Position::from_cursor(cursor)?.commit)
     }
 
     fn consumers(&self) -> &dyn Consumers {

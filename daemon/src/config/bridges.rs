@@ -1,0 +1,186 @@
+//! The section `bridges`.
+
+use std::collections::BTreeSet;
+
+use ledger::bridge::OnFailure;
+use ledger::connect::DatabaseUrl;
+use ledger::postgres::capture::{CaptureOptions, TableSelection, WalBudget};
+use ledger::{PipelineId, TableRoutes};
+
+use super::Secret;
+use super::sections::{BridgeConfig, Carried, store_name, understood};
+use super::tree::{Scalar, Section};
+use crate::tables::Settings;
+
+const KEYS: [&str; 18] = [
+    "name",
+    "store",
+    "from",
+    "to",
+    "skip",
+    "on_failure",
+    "tables",
+    "slot",
+    "publication",
+    "copy",
+    "copy_width",
+    "wal_budget_mb",
+    "drop_slot",
+    "columns",
+    "hash_key",
+    "rename",
+    "rows",
+    "soft_delete",
+];
+
+/// The keys that only a bridge of tables has.
+const OF_TABLES: [&str; 11] = [
+    "slot",
+    "publication",
+    "copy",
+    "copy_width",
+    "wal_budget_mb",
+    "drop_slot",
+    "columns",
+    "hash_key",
+    "rename",
+    "rows",
+    "soft_delete",
+];
+
+pub(super) fn bridges(top: &Section<'_>) -> Vec<BridgeConfig> {
+    let mut names = BTreeSet::new();
+    let sections = top.sections("bridges", &KEYS);
+    let bridges = sections.iter().map(|section| bridge(section, &mut names));
+    bridges.flatten().collect()
+}
+
+fn bridge(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<BridgeConfig> {
+    let name = section.required("name");
+    let to = section.required("to");
+    let from = section.text("from");
+    let policy = section.text("on_failure");
+    let kinds = section.scalars("skip");
+    let written = written(section);
+
+    let database = |scalar: &Scalar| understood(section, scalar, DatabaseUrl::parse(&scalar.text));
+    let pipeline = name
+        .as_ref()
+        .and_then(|name| understood(section, name, PipelineId::new(&name.text)));
+    if let (Some(scalar), Some(name)) = (&name, &pipeline)
+        && !names.insert(name.to_string())
+    {
+        section.refuse(scalar, "is the name of another bridge");
+    }
+    let to = to.as_ref().and_then(database);
+    let from = from.as_ref().map(database);
+    let on_failure = policy.map_or(Some(OnFailure::default()), |policy| {
+        understood(section, &policy, policy.text.parse())
+    });
+    let skip: BTreeSet<_> = kinds
+        .iter()
+        .filter_map(|kind| understood(section, kind, kind.text.parse()))
+        .collect();
+    let carried = carried(section, from);
+    Some(BridgeConfig {
+        name: pipeline?,
+        carried: carried?,
+        to: to?,
+        skip,
+        on_failure: on_failure?,
+        written,
+    })
+}
+
+/// Everything as it was written.
+fn written(section: &Section<'_>) -> Secret {
+    let mut text = String::new();
+    for key in KEYS {
+        let values = if ["skip", "columns", "rename", "rows"].contains(&key) {
+            section.scalars(key)
+        } else {
+            section.text(key).into_iter().collect()
+        };
+        let values: Vec<_> = values.iter().map(|scalar| &scalar.text).collect();
+        text.push_str(&format!("{key}: {values:?} "));
+    }
+    Secret(text)
+}
+
+/// What it carries; `from` is none where it was not given, and none within where it is wrong.
+fn carried(section: &Section<'_>, from: Option<Option<DatabaseUrl>>) -> Option<Carried> {
+    let Some(tables) = section.text("tables") else {
+        for key in OF_TABLES.iter().filter(|key| section.has(key)) {
+            section.refuse_key(key, "is for bridges that have tables");
+        }
+        let store = section.required("store")?;
+        let store = store_name(section, &store)?;
+        return match from {
+            None => Some(Carried::Store { store, from: None }),
+            Some(from) => Some(Carried::Store {
+                store,
+                from: Some(from?),
+            }),
+        };
+    };
+    if section.has("store") {
+        section.refuse_key("store", "must not be given beside tables");
+    }
+    let Some(from) = from else {
+        section.refuse_key(
+            "from",
+            "must be given beside tables: the database they are in",
+        );
+        return None;
+    };
+    let selection = understood(section, &tables, tables.text.parse::<TableSelection>())?;
+    let text = |key: &str| section.text(key).map(|scalar| scalar.text);
+    let whole = |key: &str| {
+        section.parsed(key, "must be a whole number above 0", |text| {
+            text.parse::<u32>().ok().filter(|number| *number > 0)
+        })
+    };
+    let mut settings = Settings::default();
+    for (key, take) in [
+        (
+            "columns",
+            Settings::column as fn(&mut Settings, &str) -> Result<(), String>,
+        ),
+        ("rename", Settings::rename),
+        ("rows", Settings::rows),
+    ] {
+        for scalar in section.scalars(key) {
+            if let Err(rule) = take(&mut settings, &scalar.text) {
+                section.refuse(&scalar, rule);
+            }
+        }
+    }
+    let drop_slot = section.switch("drop_slot");
+    let mut options = CaptureOptions {
+        slot: text("slot"),
+        publication: text("publication"),
+        copy: !section.has("copy") || section.switch("copy"),
+        wal_budget: whole("wal_budget_mb").map(|megabytes| WalBudget {
+            bytes: u64::from(megabytes) << 20,
+            drop_slot,
+        }),
+        ..CaptureOptions::new(selection)
+    };
+    if let Some(width) = whole("copy_width") {
+        options.copy_width = usize::try_from(width).unwrap_or(1).min(32);
+    }
+    settings.soft_delete = section.switch("soft_delete");
+    settings.hash_key = text("hash_key");
+    let routes: TableRoutes = match settings.apply(&mut options) {
+        Ok(routes) => routes,
+        Err(rule) => {
+            section.refuse_key("columns", rule);
+            return None;
+        }
+    };
+    Some(Carried::Tables {
+        from: from?,
+        options: Box::new(options),
+        routes,
+    })
+}

@@ -1,0 +1,200 @@
+//! What is said of tables in arguments and in the configuration.
+
+use std::collections::BTreeMap;
+
+use ledger::postgres::capture::{CaptureOptions, TableFilter, WalBudget};
+use ledger::{ColumnOptions, Protection, TableName, TableOptions, TableRoutes};
+
+use crate::cli::Run;
+use crate::exit::Failure;
+
+/// The key of hashes, for who starts a bridge by hand: everyone can read the arguments of a process.
+const HASH_KEY: &str = "LEDGER_HASH_KEY";
+
+/// What is set for single tables.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    tables: BTreeMap<TableName, (TableFilter, TableOptions)>,
+    /// Columns that are hashed, until the key is known.
+    hashed: Vec<(TableName, String)>,
+    /// The key of hashes.
+    pub(crate) hash_key: Option<String>,
+    /// Whether removed rows stay readable.
+    pub(crate) soft_delete: bool,
+}
+
+/// Reads `schema.table`; a name alone is one in `public`.
+pub(crate) fn table_name(text: &str) -> ledger::Result<TableName> {
+    let (schema, table) = text.split_once('.').unwrap_or(("public", text));
+    if schema.is_empty() || table.is_empty() {
+        let what = format!("table {text:?} is not schema.table");
+        return Err(ledger::Error::invalid("read table name", what));
+    }
+    Ok(TableName::new(schema, table))
+}
+
+fn named(text: &str) -> Result<TableName, String> {
+    table_name(text).map_err(|error| error.context().to_owned())
+}
+
+impl Settings {
+    /// Takes `schema.table.column=HOW`.
+    pub(crate) fn column(&mut self, text: &str) -> Result<(), String> {
+        let rule = "must be TABLE.COLUMN=HOW, where HOW is exclude, hash, text or mask:TEXT";
+        let (path, how) = text.split_once('=').ok_or(rule)?;
+        let (table, column) = path.rsplit_once('.').ok_or(rule)?;
+        let (table, column) = (named(table)?, column.to_owned());
+        let (filter, options) = self.tables.entry(table.clone()).or_default();
+        let carried = options.columns.entry(column.clone()).or_default();
+        match how.split_once(':') {
+            Some(("mask", mask)) => carried.protect = Some(Protection::Mask(mask.to_owned())),
+            None if how == "text" => carried.text = true,
+            None if how == "hash" => self.hashed.push((table, column)),
+            None if how == "exclude" => {
+                options.columns.remove(&column);
+                filter.exclude.insert(column);
+            }
+            _ => return Err(rule.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Takes `schema.table=NAME`.
+    pub(crate) fn rename(&mut self, text: &str) -> Result<(), String> {
+        let (table, name) = text.split_once('=').ok_or("must be TABLE=NAME")?;
+        if name.is_empty() {
+            return Err("must be TABLE=NAME".to_owned());
+        }
+        let (_, options) = self.tables.entry(named(table)?).or_default();
+        options.target = Some(name.to_owned());
+        Ok(())
+    }
+
+    /// Takes `schema.table=CONDITION`.
+    pub(crate) fn rows(&mut self, text: &str) -> Result<(), String> {
+        let (table, condition) = text.split_once('=').ok_or("must be TABLE=CONDITION")?;
+        if condition.trim().is_empty() {
+            return Err("must be TABLE=CONDITION".to_owned());
+        }
+        let (filter, _) = self.tables.entry(named(table)?).or_default();
+        filter.rows = Some(condition.trim().to_owned());
+        Ok(())
+    }
+
+    /// Sets what concerns the source, and returns what concerns the sink.
+    pub(crate) fn apply(mut self, options: &mut CaptureOptions) -> Result<TableRoutes, String> {
+        for (table, column) in std::mem::take(&mut self.hashed) {
+            let key = self.hash_key.clone().ok_or_else(|| {
+                format!(
+                    "column {table}.{column} is to be hashed, and there is no key: hash_key in the \
+                     configuration, {HASH_KEY} for `ledger bridge run`"
+                )
+            })?;
+            let (_, options) = self.tables.entry(table).or_default();
+            let carried: &mut ColumnOptions = options.columns.entry(column).or_default();
+            carried.protect = Some(Protection::Hash(key.into_bytes()));
+        }
+        let mut routes = TableRoutes::default();
+        routes.others.soft_delete = self.soft_delete;
+        for (table, (filter, mut of_sink)) in self.tables {
+            of_sink.soft_delete = self.soft_delete;
+            options.filters.insert(table.clone(), filter);
+            routes.tables.insert(table, of_sink);
+        }
+        Ok(routes)
+    }
+}
+
+/// What the arguments say of tables; none where a store is carried.
+pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, TableRoutes)>> {
+    let Some(tables) = &run.ends.tables else {
+        return Ok(None);
+    };
+    let capture = &run.capture;
+    let mut settings = Settings {
+        hash_key: std::env::var(HASH_KEY).ok(),
+        soft_delete: capture.soft_delete,
+        ..Settings::default()
+    };
+    let given = [
+        (
+            "--column",
+            &capture.column,
+            Settings::column as fn(&mut Settings, &str) -> _,
+        ),
+        ("--rename", &capture.rename, Settings::rename),
+        ("--rows", &capture.rows, Settings::rows),
+    ];
+    for (argument, texts, take) in given {
+        for text in texts {
+            let taken: Result<(), String> = take(&mut settings, text);
+            taken.map_err(|rule| Failure::usage(format!("{argument} {text}: {rule}")))?;
+        }
+    }
+    let mut options = CaptureOptions {
+        slot: capture.slot.clone(),
+        publication: capture.publication.clone(),
+        copy: !capture.no_copy,
+        wal_budget: capture.wal_budget.map(|megabytes| WalBudget {
+            bytes: u64::from(megabytes) << 20,
+            drop_slot: capture.drop_slot,
+        }),
+        ..CaptureOptions::new(tables.clone())
+    };
+    if let Some(width) = capture.copy_width {
+        options.copy_width = usize::from(width);
+    }
+    let routes = settings.apply(&mut options).map_err(Failure::usage)?;
+    Ok(Some((options, routes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(columns: &[&str], key: Option<&str>) -> Result<(CaptureOptions, TableRoutes), String> {
+        let mut settings = Settings {
+            hash_key: key.map(str::to_owned),
+            ..Settings::default()
+        };
+        for column in columns {
+            settings.column(column)?;
+        }
+        settings.rename("t=people")?;
+        settings.rows("sales.o=region = 7")?;
+        let mut options = CaptureOptions::new("*.*".parse().unwrap());
+        let routes = settings.apply(&mut options)?;
+        Ok((options, routes))
+    }
+
+    #[test]
+    fn each_side_is_told_what_concerns_it() {
+        let columns = ["t.a=exclude", "public.t.b=mask:***", "t.c=hash", "t.d=text"];
+        let (options, routes) = read(&columns, Some("k")).unwrap();
+        let table = TableName::new("public", "t");
+        assert!(options.filters[&table].exclude.contains("a"));
+        let of_sink = &routes.tables[&table];
+        assert_eq!(of_sink.target.as_deref(), Some("people"));
+        assert_eq!(of_sink.columns.len(), 3);
+        assert!(of_sink.columns["d"].text && of_sink.columns["c"].protect.is_some());
+        let other = &options.filters[&TableName::new("sales", "o")];
+        assert_eq!(other.rows.as_deref(), Some("region = 7"));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for column in [
+            "",
+            "a",
+            "a=hash",
+            "t.a",
+            "t.a=shred",
+            "t.a=mask",
+            ".a.b=hash",
+        ] {
+            assert!(read(&[column], Some("k")).is_err(), "{column}");
+        }
+        let error = read(&["t.a=hash"], None).unwrap_err();
+        assert!(error.contains("hash_key"), "{error}");
+    }
+}

@@ -1,0 +1,112 @@
+//! What the tables hold, for verification.
+
+use async_trait::async_trait;
+use futures::TryStreamExt as _;
+use ledger_core::{Error, ErrorKind, Result, Row, Table, TableContents, TableDigest, Value};
+use ledger_layout::postgres::failed;
+use sqlx::postgres::PgPool;
+
+use super::PostgresCapture;
+use super::catalog::sql_name;
+use super::text::CopyText;
+use super::transport::{literal, quoted};
+
+const OPERATION: &str = "read table";
+
+/// The rows with the keys of these rows.
+pub(super) async fn rows_at(
+    pool: &PgPool,
+    table: &Table,
+    keys: &[Row],
+    condition: Option<&str>,
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    // A statement of bounded size.
+    for keys in keys.chunks(1_000) {
+        let keys: Vec<_> = keys.iter().map(|key| key_of(table, key)).collect();
+        let (columns, keys) = (key_columns(table), keys.join(", "));
+        let carried = condition.map_or_else(String::new, |rows| format!(" AND ({rows})"));
+        let condition = format!("WHERE ({columns}) IN ({keys}){carried}");
+        copied(pool, table, &condition, |row| rows.push(row)).await?;
+    }
+    Ok(rows)
+}
+
+fn key_columns(table: &Table) -> String {
+    let columns = table.columns.iter().filter(|column| column.key);
+    let names: Vec<_> = columns.map(|column| quoted(&column.name)).collect();
+    names.join(", ")
+}
+
+fn key_of(table: &Table, row: &Row) -> String {
+    let values = table.columns.iter().zip(row);
+    let values = values.filter(|(column, _)| column.key);
+    let values: Vec<_> = values
+        .map(|(column, value)| match value {
+            Value::Text(text) => {
+                let text = literal(&String::from_utf8_lossy(text));
+                format!("{text}::{}", column.declared)
+            }
+            Value::Null | Value::Absent => "NULL".to_owned(),
+        })
+        .collect();
+    format!("({})", values.join(", "))
+}
+
+/// Reads rows in the text that the log has too.
+async fn copied(
+    pool: &PgPool,
+    table: &Table,
+    condition: &str,
+    mut take: impl FnMut(Row) + Send,
+) -> Result<()> {
+    let failed = |error| failed(OPERATION, table.name.to_string(), error);
+    let columns: Vec<_> = table.columns.iter().map(|c| quoted(&c.name)).collect();
+    let sql = format!(
+        "COPY (SELECT {} FROM {} {condition}) TO STDOUT",
+        columns.join(", "),
+        sql_name(&table.name)
+    );
+    let mut conn = pool.acquire().await.map_err(failed)?;
+    let (mut text, mut rows) = (CopyText::default(), Vec::new());
+    let mut pieces = conn.copy_out_raw(&sql).await.map_err(failed)?;
+    while let Some(piece) = pieces.try_next().await.map_err(failed)? {
+        text.rows(piece, table.columns.len(), &mut rows)?;
+        rows.drain(..).for_each(&mut take);
+    }
+    if text.is_cut() {
+        let what = format!("{}: the last row is cut short", table.name);
+        return Err(Error::new(ErrorKind::Unavailable, OPERATION, what));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl TableContents for PostgresCapture {
+    async fn rows(&self, table: &Table, after: Option<&Row>, limit: usize) -> Result<Vec<Row>> {
+        let columns = key_columns(table);
+        let behind = after.map(|row| format!("({columns}) > {}", key_of(table, row)));
+        let carried = self.condition(table).map(|rows| format!("({rows})"));
+        let conditions: Vec<_> = behind.into_iter().chain(carried).collect();
+        let condition = match conditions.as_slice() {
+            [] => String::new(),
+            conditions => format!("WHERE {} ", conditions.join(" AND ")),
+        };
+        let condition = format!("{condition}ORDER BY {columns} LIMIT {limit}");
+        let mut rows = Vec::new();
+        copied(self.pool(), table, &condition, |row| rows.push(row)).await?;
+        Ok(rows)
+    }
+
+    async fn rows_at(&self, table: &Table, keys: &[Row]) -> Result<Vec<Row>> {
+        rows_at(self.pool(), table, keys, self.condition(table)).await
+    }
+
+    async fn digest(&self, table: &Table) -> Result<TableDigest> {
+        let mut digest = TableDigest::default();
+        let rows = self.condition(table);
+        let condition = rows.map_or_else(String::new, |rows| format!("WHERE {rows}"));
+        copied(self.pool(), table, &condition, |row| digest.add(&row)).await?;
+        Ok(digest)
+    }
+}

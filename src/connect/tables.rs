@@ -1,0 +1,141 @@
+//! Captured tables and their copies.
+
+use std::sync::Arc;
+
+use ledger_bridge::{AnyBridge, Bridge, BridgeOptions, TableEnds, VerifyOptions, verify_tables};
+use ledger_sources::postgres::capture::{CaptureOptions, PostgresCapture};
+
+use super::flow::{Flow, Verified};
+use super::{DatabaseUrl, Kind};
+use crate::pipeline::BatchOptions;
+use crate::{
+    Error, ErrorKind, PipelineId, Result, RowChange, Source, TableName, TableRoutes, TableSink,
+};
+
+/// The tables of a database, and what keeps their copies.
+#[derive(Clone)]
+pub(super) struct TableFlow {
+    source: Arc<PostgresCapture>,
+    sink: Arc<dyn TableSink>,
+    batch: BatchOptions,
+}
+
+impl Flow {
+    /// The tables of the database at `from` that `options` select, and their copies in the one at
+    /// `to`, as `routes` say. `Unsupported` where `from` is not PostgreSQL.
+    pub async fn tables(
+        from: &DatabaseUrl,
+        to: &DatabaseUrl,
+        pipeline: &PipelineId,
+        options: CaptureOptions,
+        routes: TableRoutes,
+    ) -> Result<Self> {
+        let Kind::Postgres(config) = &from.0 else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "capture tables",
+                format!(
+                    "tables are captured from postgres://, not from {}://",
+                    from.scheme()
+                ),
+            ));
+        };
+        let (sink, batch) = open(to, pipeline, routes).await?;
+        let capture = PostgresCapture::open(config.as_ref().clone(), options, Arc::clone(&sink));
+        Ok(Self::of_tables(TableFlow {
+            source: Arc::new(capture.await?),
+            sink,
+            batch,
+        }))
+    }
+
+    /// Copies one table anew, beside the others, in the next run. `NotFound` where it is not one of
+    /// the bridge's, `Unsupported` where the bridge carries a store.
+    pub async fn resync_table(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
+        match self.as_tables() {
+            Some(tables) => tables.sink.forget(pipeline, table).await,
+            None => Err(Error::new(
+                ErrorKind::Unsupported,
+                "resync table",
+                format!("bridge {pipeline} carries a store, not tables"),
+            )),
+        }
+    }
+
+    /// Gives back what the bridge holds at the source: its replication slot, its publications and
+    /// its registration. Nothing of a store.
+    pub async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
+        match self.as_tables() {
+            Some(tables) => tables.source.remove(pipeline).await,
+            None => self.consumers()?.unregister(pipeline).await,
+        }
+    }
+}
+
+impl TableFlow {
+    pub(super) fn source(&self) -> &dyn Source<RowChange> {
+        self.source.as_ref()
+    }
+
+    pub(super) fn sink(&self) -> &dyn TableSink {
+        self.sink.as_ref()
+    }
+
+    pub(super) fn batch(&self) -> BatchOptions {
+        self.batch
+    }
+
+    pub(super) fn bridge(&self, options: BridgeOptions) -> Result<AnyBridge> {
+        let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.sink));
+        Ok(Bridge::from_source(source, sink, options)?.into())
+    }
+
+    pub(super) async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        self.sink.resync(pipeline).await
+    }
+
+    pub(super) async fn verify(
+        &self,
+        options: &VerifyOptions,
+        compared: impl FnMut(u64) + Send,
+    ) -> Result<Verified> {
+        let ends = TableEnds {
+            source: self.source.as_ref(),
+            from: self.source.as_ref(),
+            sink: self.sink.as_ref(),
+            to: self.sink.contents(),
+            pipeline: &options.pipeline,
+            patience: options.patience,
+        };
+        let tables = self.source.tables().await?;
+        let report = verify_tables(&ends, &tables, options.repair, compared);
+        Ok(report.await?.into())
+    }
+}
+
+/// Opens what keeps the copies.
+async fn open(
+    to: &DatabaseUrl,
+    pipeline: &PipelineId,
+    routes: TableRoutes,
+) -> Result<(Arc<dyn TableSink>, BatchOptions)> {
+    match &to.0 {
+        #[cfg(feature = "clickhouse")]
+        Kind::ClickHouse(config) => {
+            use ledger_sinks::clickhouse::{ClickHouseTables, ClusterOptions};
+            let sink = ClickHouseTables::open(config, routes, ClusterOptions::default()).await?;
+            let bounds = ClickHouseTables::recommended_batch();
+            let batch = BatchOptions {
+                max_items: bounds.items,
+                max_bytes: bounds.bytes,
+                max_wait: bounds.wait,
+            };
+            Ok((Arc::new(sink), batch))
+        }
+        _ => Err(Error::new(
+            ErrorKind::Unsupported,
+            "open tables",
+            format!("{to} cannot keep the tables of bridge {pipeline}"),
+        )),
+    }
+}
