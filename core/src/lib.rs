@@ -18,6 +18,7 @@ mod sink;
 mod store;
 mod stream;
 mod table;
+mod table_replica;
 mod timestamp;
 mod typed;
 mod wrap;
@@ -39,6 +40,7 @@ pub use table::{
     Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableName, TableSink, TableState,
     Value, Version,
 };
+pub use table_replica::{HeldRow, TableReplica};
 pub use timestamp::Timestamp;
 pub use typed::{
     NewTyped, StreamLabels, TypedChange, TypedEntry, TypedPage, TypedStore, TypedStream,
