@@ -19,6 +19,7 @@ mod source;
 mod store;
 mod stream;
 mod table;
+mod table_replica;
 mod timestamp;
 mod typed;
 mod wrap;
@@ -41,6 +42,7 @@ pub use table::{
     Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableContents, TableDigest,
     TableName, TableSink, TableState, Value, Version, row_digest,
 };
+pub use table_replica::{HeldRow, TableReplica};
 pub use timestamp::Timestamp;
 pub use typed::{
     NewTyped, StreamLabels, TypedChange, TypedEntry, TypedPage, TypedStore, TypedStream,

@@ -10,5 +10,6 @@ mod options;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod tables;
 
 pub use options::{Retention, StoreOptions};

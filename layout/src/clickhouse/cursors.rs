@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use clickhouse::{Row, RowWrite};
-use ledger_core::{Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, SourceId};
+use ledger_core::{
+    Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, SourceId, StoreName,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -26,7 +28,7 @@ use super::{Connection, Dedup, Tables};
 #[derive(Debug, Clone)]
 pub struct Cursors {
     connection: Connection,
-    tables: Tables,
+    store: String,
 }
 
 /// A pipeline whose fence was found to hold.
@@ -80,8 +82,21 @@ impl Stored {
 
 impl Cursors {
     /// The cursors of pipelines into this store.
-    pub fn new(connection: Connection, tables: Tables) -> Self {
-        Self { connection, tables }
+    pub fn new(connection: Connection, store: &StoreName) -> Self {
+        Self {
+            connection,
+            store: store.to_string(),
+        }
+    }
+
+    /// The cursor of a pipeline of captured tables, which is bound to a source of its own: a
+    /// database may hold the tables of several sources.
+    pub fn of_tables(connection: Connection, pipeline: &PipelineId) -> Self {
+        Self {
+            connection,
+            // No store's name has a colon.
+            store: format!("tables:{pipeline}"),
+        }
     }
 
     /// Lets another source have the store, whose content must be gone by then: keys of two sources
@@ -151,9 +166,9 @@ impl Cursors {
             .connection
             .client()
             .query(&sql)
-            .bind(self.tables.store.as_str())
+            .bind(self.store.as_str())
             .bind(pipeline.as_str())
-            .bind(self.tables.store.as_str());
+            .bind(self.store.as_str());
         let mut rows: Vec<Stored> = self.connection.fetch_all(operation, query).await?;
         Ok(rows.pop().unwrap_or_default())
     }
@@ -184,7 +199,7 @@ impl Cursors {
     }
 
     fn diverged(&self, operation: &'static str, bound: &SourceId, found: &SourceId) -> Error {
-        let store = &self.tables.store;
+        let store = &self.store;
         Error::new(
             ErrorKind::SourceDiverged,
             operation,
@@ -201,7 +216,7 @@ impl Cursors {
         pipeline: &PipelineId,
         state: (u64, &str, &str),
     ) -> Result<()> {
-        let store = self.tables.store.as_str();
+        let store = self.store.as_str();
         let row = CursorRow {
             store,
             pipeline: pipeline.as_str(),
@@ -213,7 +228,7 @@ impl Cursors {
 
     async fn write_binding(&self, operation: &'static str, binding: (u64, u8, &str)) -> Result<()> {
         let row = StoreRow {
-            store: self.tables.store.as_str(),
+            store: self.store.as_str(),
             binding,
         };
         self.insert::<StoreRow<'static>>(operation, Tables::STORES, row)

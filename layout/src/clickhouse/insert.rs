@@ -1,10 +1,16 @@
-//! Typed inserts.
+//! Inserts: of rows with a type of their own, and of bytes that are rows already.
 
+use bytes::Bytes;
 use clickhouse::insert::Insert;
+use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::{Row, RowWrite};
 use ledger_core::Result;
 
 use super::{Connection, map_error};
+
+/// How many bytes of rows are handed to the connection at a time, which is a block of its own where
+/// they are compressed.
+const PIECE: usize = 1 << 20;
 
 /// The server's default of `max_insert_block_size`, below which it is not set.
 const BLOCK_ROWS: usize = 1_048_449;
@@ -27,6 +33,30 @@ pub struct Started<'c, T> {
     insert: Insert<T>,
     operation: &'static str,
     connection: &'c Connection,
+}
+
+/// As [`Started`], of rows that were bytes already.
+#[must_use = "dropped, nothing is inserted"]
+pub struct StartedRows<'c> {
+    insert: InsertFormatted,
+    operation: &'static str,
+    connection: &'c Connection,
+}
+
+impl StartedRows<'_> {
+    /// Has the server write the rows, and waits until it has.
+    pub async fn finish(self) -> Result<()> {
+        let ended = self.insert.end().await;
+        ended.map_err(|error| map_error(self.operation, self.connection.config(), error))
+    }
+}
+
+impl std::fmt::Debug for StartedRows<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StartedRows")
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<T> Started<'_, T> {
@@ -79,24 +109,14 @@ impl Connection {
         T::Value<'v>: Send,
         I: Iterator<Item = T::Value<'v>> + Send,
     {
-        let block = count.max(BLOCK_ROWS).to_string();
-        let (deduplicate, token) = match dedup {
-            Dedup::Token(token) => ("1", token),
-            Dedup::Off => ("0", uuid::Uuid::new_v4().to_string()),
-        };
         let timeout = Some(self.config().timeout);
         let mut insert = self
             .timed(operation, self.client().insert::<T>(table))
             .await?
-            // On by default since 26.x; rows would be merged with other inserts' and written later.
-            .with_setting("async_insert", "0")
-            .with_setting("insert_deduplicate", deduplicate)
-            .with_setting("insert_deduplication_token", token)
-            .with_setting("max_insert_block_size", block.clone())
-            // A block is complete where either bound is reached; by bytes it never is.
-            .with_setting("min_insert_block_size_rows", block)
-            .with_setting("min_insert_block_size_bytes", "0")
             .with_timeouts(timeout, timeout);
+        for (name, value) in settings(count, dedup) {
+            insert = insert.with_setting(name, value);
+        }
         let failed = |error| map_error(operation, self.config(), error);
         for row in rows {
             insert.write(&row).await.map_err(failed)?;
@@ -107,4 +127,54 @@ impl Connection {
             connection: self,
         })
     }
+
+    /// Sends rows that are bytes already, in the format that `sql` names, as one block. Durable
+    /// when they are [finished](StartedRows::finish), where the table is so declared.
+    pub async fn start_rows(
+        &self,
+        operation: &'static str,
+        sql: String,
+        rows: Bytes,
+        count: usize,
+        dedup: Dedup,
+    ) -> Result<StartedRows<'_>> {
+        let timeout = Some(self.config().timeout);
+        let mut insert = self
+            .client()
+            .insert_formatted_with(sql)
+            .with_timeouts(timeout, timeout);
+        for (name, value) in settings(count, dedup) {
+            insert = insert.with_setting(name, value);
+        }
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(PIECE));
+            let sent = insert.send(piece).await;
+            sent.map_err(|error| map_error(operation, self.config(), error))?;
+        }
+        Ok(StartedRows {
+            insert,
+            operation,
+            connection: self,
+        })
+    }
+}
+
+/// What makes an insert of so many rows one block, written when it is acknowledged.
+fn settings(count: usize, dedup: Dedup) -> [(&'static str, String); 6] {
+    let block = count.max(BLOCK_ROWS).to_string();
+    let (deduplicate, token) = match dedup {
+        Dedup::Token(token) => ("1", token),
+        Dedup::Off => ("0", uuid::Uuid::new_v4().to_string()),
+    };
+    [
+        // On by default since 26.x; rows would be merged with other inserts' and written later.
+        ("async_insert", "0".to_owned()),
+        ("insert_deduplicate", deduplicate.to_owned()),
+        ("insert_deduplication_token", token),
+        ("max_insert_block_size", block.clone()),
+        // A block is complete where either bound is reached; by bytes it never is.
+        ("min_insert_block_size_rows", block),
+        ("min_insert_block_size_bytes", "0".to_owned()),
+    ]
 }

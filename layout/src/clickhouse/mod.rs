@@ -27,6 +27,7 @@
 //!
 //! (Tags and annotations of this table are those at writing; the newer ones are in `s_labels`.)
 
+mod captured;
 mod config;
 mod cursors;
 mod error;
@@ -34,14 +35,16 @@ mod http;
 mod insert;
 mod schema;
 
+pub use captured::{CapturedTables, Noted};
 pub use config::{ClickHouseConfig, Secret};
 pub use cursors::{Cursors, Held};
 pub use error::{ServerError, map_error};
-pub use insert::{Dedup, Started};
+pub use insert::{Dedup, Started, StartedRows};
 pub use schema::{LAYOUT_VERSION, Tables};
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use clickhouse::query::Query;
 use clickhouse::{Client, RowOwned, RowRead};
 use ledger_core::{Error, ErrorKind, Result};
@@ -96,6 +99,18 @@ impl Connection {
         self.timed(operation, query.fetch_all::<T>()).await
     }
 
+    /// Runs a query and gives its result as the bytes of `format`; only for results whose size is
+    /// bounded.
+    pub async fn fetch_bytes(
+        &self,
+        operation: &'static str,
+        query: Query,
+        format: &str,
+    ) -> Result<Bytes> {
+        let fetched = async { query.fetch_bytes(format)?.collect().await };
+        self.timed(operation, fetched).await
+    }
+
     /// Runs a call of the client within the configured time.
     pub async fn timed<T>(
         &self,
@@ -131,5 +146,19 @@ pub fn identifier(name: &str) -> String {
         quoted.push(c);
     }
     quoted.push('`');
+    quoted
+}
+
+/// `text` as an SQL string.
+pub fn literal(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('\'');
+    for c in text.chars() {
+        if c == '\'' || c == '\\' {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('\'');
     quoted
 }

@@ -15,12 +15,12 @@ pub const LAYOUT_VERSION: u32 = 1;
 const COMMENT: &str = "ledger layout ";
 
 /// How a table has to look.
-struct Shape {
+pub(super) struct Shape {
     /// As `engine_full` begins.
-    engine: &'static str,
-    sorting_key: &'static str,
-    columns: &'static [(&'static str, &'static str)],
-    settings: &'static [(&'static str, &'static str)],
+    pub(super) engine: &'static str,
+    pub(super) sorting_key: &'static str,
+    pub(super) columns: &'static [(&'static str, &'static str)],
+    pub(super) settings: &'static [(&'static str, &'static str)],
 }
 
 // A MergeTree does not sync by default, so that an acknowledged insert could be lost with the
@@ -32,7 +32,7 @@ const DATA_SETTINGS: &[(&str, &str)] = &[
 ];
 
 // No window: a cursor row that repeats an earlier one is written, not dropped.
-const STATE_SETTINGS: &[(&str, &str)] =
+pub(super) const STATE_SETTINGS: &[(&str, &str)] =
     &[("fsync_after_insert", "1"), ("fsync_part_directory", "1")];
 
 const ENTRIES: Shape = Shape {
@@ -170,13 +170,23 @@ impl Tables {
         }
     }
 
+    /// Creates the two shared tables where they are absent, and checks them.
+    pub async fn open_shared(connection: &Connection) -> Result<()> {
+        open_shapes(
+            connection,
+            &[(Self::CURSORS, CURSORS), (Self::STORES, STORES)],
+        )
+        .await
+    }
+
     /// Creates what is absent, and checks what is there: `InvalidInput` for a table of another
     /// shape, naming table and difference; nothing is altered then.
     pub async fn open(&self, connection: &Connection) -> Result<()> {
         let shapes = self.shapes();
         // Everything is checked before anything is created: a refusal leaves no traces.
-        let present = self.present(connection).await?;
-        let columns = self.columns(connection).await?;
+        let names = self.names();
+        let present = present(connection, &names).await?;
+        let columns = columns(connection, &names).await?;
         for (name, shape) in &shapes {
             check(name, shape, &present, &columns)?;
         }
@@ -194,7 +204,7 @@ impl Tables {
 
     /// Whether the store's tables are there, whatever their shape.
     pub async fn exist(&self, connection: &Connection) -> Result<bool> {
-        let present = self.present(connection).await?;
+        let present = present(connection, &self.names()).await?;
         Ok(present.iter().any(|table| table.name == self.entries))
     }
 
@@ -217,30 +227,6 @@ impl Tables {
             (Self::CURSORS, CURSORS),
             (Self::STORES, STORES),
         ]
-    }
-
-    async fn present(&self, connection: &Connection) -> Result<Vec<Table>> {
-        let query = connection
-            .client()
-            .query(
-                "SELECT name, engine, engine_full, sorting_key, partition_key, comment \
-                 FROM system.tables WHERE database = ? AND name IN ?",
-            )
-            .bind(&connection.config().database)
-            .bind(self.names());
-        connection.fetch_all(OPERATION, query).await
-    }
-
-    async fn columns(&self, connection: &Connection) -> Result<Vec<Column>> {
-        let query = connection
-            .client()
-            .query(
-                "SELECT table, name, type FROM system.columns \
-                 WHERE database = ? AND table IN ? ORDER BY table, position",
-            )
-            .bind(&connection.config().database)
-            .bind(self.names());
-        connection.fetch_all(OPERATION, query).await
     }
 
     fn names(&self) -> Vec<&str> {
@@ -314,6 +300,46 @@ impl Tables {
     /// When the labels `l` changed last; NULL where they never did.
     pub const UPDATED_AT: &'static str =
         "if(tupleElement(l.updated_at, 1) > 0, tupleElement(l.updated_at, 2), NULL)";
+}
+
+/// Creates tables where they are absent, and checks those that are there.
+pub(super) async fn open_shapes(connection: &Connection, shapes: &[(&str, Shape)]) -> Result<()> {
+    let names: Vec<&str> = shapes.iter().map(|(name, _)| *name).collect();
+    let present = present(connection, &names).await?;
+    let columns = columns(connection, &names).await?;
+    for (name, shape) in shapes {
+        check(name, shape, &present, &columns)?;
+    }
+    for (name, shape) in shapes {
+        if !present.iter().any(|table| table.name == *name) {
+            connection.execute(OPERATION, &shape.create(name)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn present(connection: &Connection, names: &[&str]) -> Result<Vec<Table>> {
+    let query = connection
+        .client()
+        .query(
+            "SELECT name, engine, engine_full, sorting_key, partition_key, comment \
+             FROM system.tables WHERE database = ? AND name IN ?",
+        )
+        .bind(&connection.config().database)
+        .bind(names);
+    connection.fetch_all(OPERATION, query).await
+}
+
+async fn columns(connection: &Connection, names: &[&str]) -> Result<Vec<Column>> {
+    let query = connection
+        .client()
+        .query(
+            "SELECT table, name, type FROM system.columns \
+             WHERE database = ? AND table IN ? ORDER BY table, position",
+        )
+        .bind(&connection.config().database)
+        .bind(names);
+    connection.fetch_all(OPERATION, query).await
 }
 
 impl Shape {

@@ -7,6 +7,8 @@ mod pacing;
 mod replica;
 mod rows;
 mod sink;
+mod tables;
 
 pub use ledger_layout::clickhouse::ClickHouseConfig;
 pub use sink::{BatchBounds, ClickHouseSink};
+pub use tables::{ClickHouseTables, ClusterOptions};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clickhouse::Row;
-use ledger_layout::clickhouse::{Connection, Tables};
+use ledger_layout::clickhouse::Connection;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -36,15 +36,15 @@ struct Parts {
 }
 
 impl Pacer {
-    /// Waits as long as the server needs.
-    pub(super) async fn wait(&self, connection: &Connection, tables: &Tables) {
+    /// Waits as long as the server needs that has these tables.
+    pub(super) async fn wait(&self, connection: &Connection, tables: &[&str]) {
         let delay = self.delay(connection, tables).await;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
     }
 
-    async fn delay(&self, connection: &Connection, tables: &Tables) -> Duration {
+    async fn delay(&self, connection: &Connection, tables: &[&str]) -> Duration {
         let mut last = self.last.lock().await;
         if let Some((at, delay)) = *last
             && at.elapsed() < INTERVAL
@@ -61,14 +61,14 @@ impl Pacer {
             }
         };
         if !delay.is_zero() {
-            tracing::debug!(store = %tables.store, ?delay, "parts pile up, slowing down");
+            tracing::debug!(?tables, ?delay, "parts pile up, slowing down");
         }
         *last = Some((Instant::now(), delay));
         delay
     }
 }
 
-async fn most_parts(connection: &Connection, tables: &Tables) -> ledger_core::Result<u64> {
+async fn most_parts(connection: &Connection, tables: &[&str]) -> ledger_core::Result<u64> {
     let query = connection
         .client()
         .query(
@@ -76,12 +76,7 @@ async fn most_parts(connection: &Connection, tables: &Tables) -> ledger_core::Re
              WHERE active AND database = ? AND table IN ? GROUP BY table)",
         )
         .bind(&connection.config().database)
-        .bind([
-            &tables.entries,
-            &tables.labels,
-            &tables.streams,
-            Tables::CURSORS,
-        ]);
+        .bind(tables);
     let rows: Vec<Parts> = connection.fetch_all("count parts", query).await?;
     Ok(rows.first().map_or(0, |row| row.parts))
 }

@@ -57,7 +57,7 @@ impl ClickHouseSink {
         let connection = Connection::new(config.clone());
         let tables = Tables::new(store);
         tables.open(&connection).await?;
-        let cursors = Cursors::new(connection.clone(), tables.clone());
+        let cursors = Cursors::new(connection.clone(), store);
         Ok(Self {
             connection,
             tables,
@@ -217,7 +217,18 @@ impl Sink<Change> for ClickHouseSink {
         let held = if batch.items.is_empty() {
             self.check(batch).await?
         } else {
-            self.pacer.wait(&self.connection, &self.tables).await;
+            let Tables {
+                entries,
+                labels,
+                streams,
+                ..
+            } = &self.tables;
+            self.pacer
+                .wait(
+                    &self.connection,
+                    &[entries, labels, streams, Tables::CURSORS],
+                )
+                .await;
             Box::pin(self.write(batch)).await?
         };
         if let Some(ack) = &batch.ack {

@@ -1,0 +1,373 @@
+//! Delivering batches.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::try_join_all;
+use ledger_core::{CursorStore, Result, RowChange, RowOp, Sink, Value, Version};
+use ledger_layout::clickhouse::{CapturedTables, Dedup, Held, StartedRows, Tables};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::destination::Destination;
+use super::images::{Fills, wanted};
+use super::rows::{Mark, Target, rejected};
+use super::work::{Entry, Work};
+use super::{Batch, ClickHouseTables, DELIVER};
+
+/// The rows of one table, as they are sent.
+struct Block {
+    table: u64,
+    destination: Arc<Destination>,
+    fills: Fills,
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+#[async_trait]
+impl Sink<RowChange> for ClickHouseTables {
+    async fn deliver(&self, batch: &Batch) -> Result<()> {
+        let mut kept = self.work.lock().await;
+        let mut held = None;
+        if !batch.items.is_empty() {
+            // Only what succeeded is kept: after a failure it is read again what was noted.
+            let taken = kept.take();
+            let mut work = match taken {
+                Some(work) if work.fence == batch.fence && work.pipeline == batch.pipeline => work,
+                _ => self.load(batch).await?,
+            };
+            self.pace(&work).await;
+            Box::pin(self.apply(batch, &mut work, &mut held)).await?;
+            *kept = Some(work);
+        }
+        let held = match held {
+            Some(held) => held,
+            None => self.check(batch).await?,
+        };
+        if let Some(ack) = &batch.ack {
+            let cursors = self.cursors.of(&batch.pipeline);
+            cursors.commit(DELIVER, &batch.pipeline, held, ack).await?;
+        }
+        Ok(())
+    }
+
+    fn cursors(&self) -> Option<&dyn CursorStore> {
+        Some(&self.cursors)
+    }
+}
+
+impl ClickHouseTables {
+    async fn check(&self, batch: &Batch) -> Result<Held> {
+        let cursors = self.cursors.of(&batch.pipeline);
+        cursors.check(DELIVER, &batch.pipeline, batch.fence).await
+    }
+
+    async fn load(&self, batch: &Batch) -> Result<Work> {
+        let noted = self.captured.load(DELIVER, &batch.pipeline).await?;
+        let entries = noted
+            .into_iter()
+            .map(|noted| (noted.table_id, Entry::new(noted)));
+        Ok(Work {
+            pipeline: batch.pipeline.clone(),
+            fence: batch.fence,
+            entries: entries.collect(),
+        })
+    }
+
+    async fn pace(&self, work: &Work) {
+        let targets = work
+            .entries
+            .values()
+            .map(|entry| entry.noted.target.as_str());
+        let mut names: Vec<&str> = targets.collect();
+        names.extend([CapturedTables::NAME, Tables::CURSORS]);
+        self.pacer.wait(&self.connection, &names).await;
+    }
+
+    /// Applies the items in their order: rows that stand together at once, and between them what
+    /// changes a table.
+    async fn apply(&self, batch: &Batch, work: &mut Work, held: &mut Option<Held>) -> Result<()> {
+        let mut begun = 0;
+        let mut lookups = 0;
+        let most = self.lookups.load(Ordering::Relaxed);
+        for (at, (_, change)) in batch.items.iter().enumerate() {
+            let entry = work.entries.get(&change.table.id);
+            if !entry.is_some_and(|entry| entry.admits(change)) {
+                self.write(batch, begun..at, work, held).await?;
+                begun = at;
+                if held.is_none() {
+                    *held = Some(self.check(batch).await?);
+                }
+                self.admit(work, change).await?;
+            }
+            if lacks(change) {
+                lookups += 1;
+                if lookups > most {
+                    self.write(batch, begun..at, work, held).await?;
+                    (begun, lookups) = (at, 1);
+                }
+            }
+        }
+        self.write(batch, begun..batch.items.len(), work, held)
+            .await?;
+        self.note(work, held, batch).await
+    }
+
+    /// Notes what has changed, now that the rows are written.
+    async fn note(&self, work: &mut Work, held: &mut Option<Held>, batch: &Batch) -> Result<()> {
+        let mut notes = Vec::new();
+        for entry in work.entries.values_mut().filter(|entry| entry.dirty) {
+            entry.dirty = false;
+            entry.noted.written += 1;
+            entry.noted.fence = batch.fence;
+            notes.push(&entry.noted);
+        }
+        if notes.is_empty() {
+            return Ok(());
+        }
+        if held.is_none() {
+            *held = Some(self.check(batch).await?);
+        }
+        self.captured
+            .note(DELIVER, &work.pipeline, work.fence, &notes)
+            .await
+    }
+
+    /// Writes the rows of some items, and takes into the notes what else they say.
+    async fn write(
+        &self,
+        batch: &Batch,
+        range: Range<usize>,
+        work: &mut Work,
+        held: &mut Option<Held>,
+    ) -> Result<()> {
+        let items = batch.items.get(range.clone()).unwrap_or_default();
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut blocks: Vec<Block> = Vec::new();
+        let mut of_item = Vec::with_capacity(items.len());
+        for (_, change) in items {
+            let id = change.table.id;
+            let known = blocks.iter().position(|block| block.table == id);
+            of_item.push(known.unwrap_or(blocks.len()));
+            if known.is_none() {
+                let entry = work.entry(&change.table)?;
+                let destination = entry.destination.clone();
+                let destination = destination.ok_or_else(|| unready(change))?;
+                blocks.push(Block {
+                    table: id,
+                    destination,
+                    fills: Fills::default(),
+                    bytes: Vec::new(),
+                    count: 0,
+                });
+            }
+        }
+        for (at, block) in blocks.iter_mut().enumerate() {
+            let own = items.iter().zip(&of_item).enumerate();
+            let own = own.filter(|(_, (_, of))| **of == at);
+            let own = own.map(|(place, ((_, change), _))| (place, change));
+            let destination = Arc::clone(&block.destination);
+            let lacks = own.clone().any(|(_, change)| {
+                lacks(change) || !wanted(change, destination.soft_delete).is_empty()
+            });
+            if lacks && let Some(entry) = work.entries.get_mut(&block.table) {
+                let own: Vec<_> = own.collect();
+                block.fills = self.fills(entry, &destination, &own).await?;
+            }
+        }
+        for (place, ((cursor, change), of)) in items.iter().zip(&of_item).enumerate() {
+            if let Some(block) = blocks.get_mut(*of) {
+                let entry = work.entry(&change.table)?;
+                block.push(entry, change, cursor.as_bytes(), place)?;
+            }
+        }
+        blocks.retain(|block| block.count > 0);
+        // Side by side: most of the time the server waits for its disk, and this for the server.
+        // Nothing is inserted before the fence has been found to hold.
+        let starts = blocks.into_iter().map(|block| self.start(batch, block));
+        let starts = try_join_all(starts);
+        let started = if held.is_none() {
+            let (found, started) = futures::try_join!(self.check(batch), starts)?;
+            *held = Some(found);
+            started
+        } else {
+            starts.await?
+        };
+        try_join_all(started.into_iter().map(StartedRows::finish)).await?;
+        Ok(())
+    }
+
+    async fn start(&self, batch: &Batch, block: Block) -> Result<StartedRows<'_>> {
+        let token = token(batch, &block.destination.target, &block.bytes);
+        let sql = block.destination.insert();
+        let (rows, count) = (Bytes::from(block.bytes), block.count);
+        self.connection
+            .start_rows(DELIVER, sql, rows, count, Dedup::Token(token))
+            .await
+    }
+}
+
+impl Block {
+    /// Takes a change: its rows, or what it says of the table.
+    fn push(
+        &mut self,
+        entry: &mut Entry,
+        change: &RowChange,
+        cursor: &[u8],
+        item: usize,
+    ) -> Result<()> {
+        match &change.op {
+            RowOp::Truncate => entry.raise(change.version),
+            RowOp::Copied(state) => entry.copied(state),
+            RowOp::Shape => {}
+            RowOp::Insert(_) | RowOp::Update { .. } | RowOp::Delete(_) => {
+                let places = entry.places(change)?;
+                let destination = Arc::clone(&self.destination);
+                let target = Target {
+                    destination: &destination,
+                    places: &places,
+                    change,
+                };
+                if destination.is_keyed() {
+                    self.push_keyed(&target, item)?;
+                } else {
+                    self.push_keyless(&target, cursor, item)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push_keyed(&mut self, target: &Target<'_>, item: usize) -> Result<()> {
+        let change = target.change;
+        let mark = |version: Version, deleted| Mark {
+            version,
+            deleted,
+            row: 0,
+        };
+        let version = change.version;
+        match &change.op {
+            RowOp::Insert(row) => {
+                target.encode(row, &[], mark(version, false), &mut self.bytes)?;
+            }
+            RowOp::Update { row, before } => {
+                if let Some(before) = before
+                    && target.moves(row, before)
+                {
+                    // Another key of the source is a change of two parts.
+                    let version = if change.moves() {
+                        version.removal()
+                    } else {
+                        version
+                    };
+                    let mark = mark(version, true);
+                    if target.destination.soft_delete {
+                        target.encode(before, self.fills.of(item), mark, &mut self.bytes)?;
+                    } else {
+                        target.encode_removed(before, mark, &mut self.bytes)?;
+                    }
+                    self.count += 1;
+                }
+                if self.fills.skips(item) {
+                    return Ok(());
+                }
+                let fills = self.fills.of(item);
+                target.encode(row, fills, mark(version, false), &mut self.bytes)?;
+            }
+            RowOp::Delete(_) if self.fills.skips(item) => return Ok(()),
+            RowOp::Delete(row) => {
+                let mark = mark(version, true);
+                if target.destination.soft_delete {
+                    target.encode(row, self.fills.of(item), mark, &mut self.bytes)?;
+                } else {
+                    target.encode_removed(row, mark, &mut self.bytes)?;
+                }
+            }
+            _ => return Ok(()),
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Every change is a row of its own. Those of a copy have one version and are told apart by
+    /// their positions.
+    fn push_keyless(&mut self, target: &Target<'_>, cursor: &[u8], item: usize) -> Result<()> {
+        let change = target.change;
+        let version = change.version;
+        let mark = |deleted, row| Mark {
+            version,
+            deleted,
+            row,
+        };
+        let row_of_copy = if version.ordinal == 0 {
+            xxh3_128(cursor)
+        } else {
+            0
+        };
+        let written = mark(false, row_of_copy);
+        let removed = mark(true, 1);
+        match &change.op {
+            RowOp::Insert(row) => target.encode(row, &[], written, &mut self.bytes)?,
+            RowOp::Update { .. } | RowOp::Delete(_) if !target.destination.multiset => {
+                let rule = "was changed in a table without a key, which only takes new rows; set \
+                            REPLICA IDENTITY FULL and the table's option `keyless_changes`";
+                return Err(rejected(change, "", rule));
+            }
+            RowOp::Update {
+                row,
+                before: Some(before),
+            } => {
+                target.encode(before, &[], removed, &mut self.bytes)?;
+                self.count += 1;
+                target.encode(row, self.fills.of(item), written, &mut self.bytes)?;
+            }
+            RowOp::Delete(row) if !row.contains(&Value::Absent) => {
+                target.encode(row, &[], removed, &mut self.bytes)?;
+            }
+            RowOp::Update { .. } | RowOp::Delete(_) => {
+                let rule = "is not told as it was before; set REPLICA IDENTITY FULL";
+                return Err(rejected(change, "", rule));
+            }
+            _ => return Ok(()),
+        }
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// Whether a change may need values that only the destination has.
+fn lacks(change: &RowChange) -> bool {
+    match &change.op {
+        RowOp::Update { row, .. } => row.contains(&Value::Absent),
+        _ => false,
+    }
+}
+
+fn unready(change: &RowChange) -> ledger_core::Error {
+    ledger_core::Error::new(
+        ledger_core::ErrorKind::Internal,
+        DELIVER,
+        format!("table {} was not made ready", change.table.name),
+    )
+}
+
+/// Names an insert, so that one that is sent again after its answer was lost costs nothing.
+fn token(batch: &Batch, table: &str, rows: &[u8]) -> String {
+    let after = batch
+        .after
+        .as_ref()
+        .map_or(&[][..], |cursor| cursor.as_bytes());
+    let mut hash = Xxh3::new();
+    for part in [batch.pipeline.as_str().as_bytes(), table.as_bytes(), after] {
+        hash.update(&part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.update(batch.through.as_bytes());
+    hash.update(&batch.fence.to_le_bytes());
+    hash.update(&xxh3_128(rows).to_le_bytes());
+    format!("{:032x}", hash.digest128())
+}

@@ -1,0 +1,450 @@
+//! The values that an updated row does not tell: those that are stored apart and were not changed.
+//!
+//! Such a value is the one that the row had before: as the source told it earlier in the batch, or
+//! as the destination holds it. It is never a default.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use ledger_core::{CopyState, Result, Row, RowChange, RowOp, Value, Version};
+use ledger_layout::clickhouse::identifier;
+
+use super::decode::Reader;
+use super::destination::{Destination, Slot};
+use super::rows::{Fill, Target, rejected};
+use super::work::{Entry, Places};
+use super::{ClickHouseTables, DELIVER};
+
+/// How many rows with such values are written at once, as long as nothing is known of their size.
+pub(super) const LOOKUPS: usize = 1_000;
+const FEWEST: usize = 16;
+
+/// How many bytes of such values are to be in memory at once.
+const BYTES: usize = 16 << 20;
+
+/// The most keys that one query asks for.
+const KEYS: usize = 1_000;
+
+/// What was found for the changes of one table, by their places in the batch.
+#[derive(Debug, Default)]
+pub(super) struct Fills {
+    by_item: HashMap<usize, Vec<(usize, Fill)>>,
+    /// Rows that are not written: newer ones hide them, or they are gone before the copy that lacks
+    /// them ends.
+    skipped: HashSet<usize>,
+}
+
+impl Fills {
+    pub(super) fn of(&self, item: usize) -> &[(usize, Fill)] {
+        self.by_item.get(&item).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn skips(&self, item: usize) -> bool {
+        self.skipped.contains(&item)
+    }
+}
+
+/// A row of the destination.
+#[derive(Debug)]
+struct Image {
+    version: u128,
+    deleted: bool,
+    /// The bytes of the asked slots.
+    values: HashMap<usize, bytes::Bytes>,
+}
+
+/// What the batch itself says of a key.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// The row that this change has written.
+    Row(usize),
+    /// Nothing that could be relied on.
+    Unknown,
+}
+
+/// Where a row's values are that a change does not tell.
+enum Origin<'a> {
+    /// In an earlier change of the batch.
+    Batch(usize),
+    /// At the destination.
+    Held(&'a Image),
+    /// It does not matter: the destination has a newer row of this key. That one's values are not
+    /// those of this change, so nothing is written, and nothing taken from it further on.
+    Hidden,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// The places of the values that have to be found.
+pub(super) fn wanted(change: &RowChange, soft_delete: bool) -> Vec<usize> {
+    let absent = |row: &Row| {
+        let values = row.iter().enumerate();
+        let absent = values.filter(|(_, value)| **value == Value::Absent);
+        absent.map(|(place, _)| place).collect::<Vec<_>>()
+    };
+    match &change.op {
+        RowOp::Update { row, .. } => absent(row),
+        // Which a reader would see.
+        RowOp::Delete(row) if soft_delete => absent(row),
+        _ => Vec::new(),
+    }
+}
+
+/// The walk over the changes of one table.
+struct Walk<'a> {
+    destination: &'a Destination,
+    items: &'a [(usize, &'a RowChange)],
+    places: &'a [Places],
+    keys: Vec<Option<Keys>>,
+}
+
+/// The keys of a row after and before a change, as the destination writes them.
+struct Keys {
+    new: Vec<u8>,
+    /// Where it is another one.
+    old: Option<Vec<u8>>,
+}
+
+impl Keys {
+    fn before(&self) -> &[u8] {
+        self.old.as_ref().unwrap_or(&self.new)
+    }
+}
+
+impl ClickHouseTables {
+    /// Finds what the changes `items` of one table do not tell.
+    pub(super) async fn fills(
+        &self,
+        entry: &mut Entry,
+        destination: &Destination,
+        items: &[(usize, &RowChange)],
+    ) -> Result<Fills> {
+        let soft = destination.soft_delete;
+        if !items
+            .iter()
+            .any(|(_, change)| !wanted(change, soft).is_empty())
+        {
+            return Ok(Fills::default());
+        }
+        let mut places = Vec::with_capacity(items.len());
+        for (_, change) in items {
+            places.push(entry.places(change)?);
+        }
+        let mut walk = Walk {
+            destination,
+            items,
+            places: &places,
+            keys: Vec::new(),
+        };
+        if destination.is_keyed() {
+            walk.keys()?;
+        }
+        let (keys, slots) = walk.unknown();
+        let images = self.images(destination, &keys, &slots).await?;
+        let copy = entry.note()?.copy.clone();
+        walk.fill(&images, copy.as_ref(), entry.noted.boundary)
+    }
+
+    /// The newest rows of these keys.
+    async fn images(
+        &self,
+        destination: &Destination,
+        keys: &[&[u8]],
+        slots: &[usize],
+    ) -> Result<HashMap<Vec<u8>, Image>> {
+        let mut images = HashMap::with_capacity(keys.len());
+        let mut bytes = 0;
+        for keys in keys.chunks(KEYS) {
+            let asked = slots.iter().filter_map(|at| destination.slots.get(*at));
+            let asked: Vec<String> = asked.flat_map(Slot::names).collect();
+            let mut columns = destination.order_names();
+            columns.extend(["`_version`".to_owned(), "`_deleted`".to_owned()]);
+            columns.extend(asked.iter().map(|name| identifier(name)));
+            let sql = format!(
+                "SELECT {} FROM {} FINAL WHERE {}",
+                columns.join(", "),
+                identifier(&destination.target),
+                destination.among(keys),
+            );
+            let query = self.connection.client().query_raw(&sql);
+            let query = query.with_setting("max_query_size", "1000000000");
+            let answer = self
+                .connection
+                .fetch_bytes(DELIVER, query, "RowBinary")
+                .await?;
+            bytes += answer.len();
+            let mut reader = Reader::new(&answer);
+            while !reader.is_empty() {
+                let begun = answer.len() - reader.left();
+                destination.skip_place(&mut reader)?;
+                let key = answer.slice(begun..answer.len() - reader.left()).to_vec();
+                let (version, deleted) = (reader.u128()?, reader.byte()? != 0);
+                let mut values = HashMap::with_capacity(slots.len());
+                for at in slots {
+                    let Some(slot) = destination.slots.get(*at) else {
+                        continue;
+                    };
+                    let begun = answer.len() - reader.left();
+                    slot.skip(&mut reader)?;
+                    values.insert(*at, answer.slice(begun..answer.len() - reader.left()));
+                }
+                images.insert(
+                    key,
+                    Image {
+                        version,
+                        deleted,
+                        values,
+                    },
+                );
+            }
+        }
+        if let Some(size) = bytes.checked_div(images.len()) {
+            // As many at once as fit, of rows like these.
+            let fitting = (BYTES / size.max(1)).clamp(FEWEST, 20 * LOOKUPS);
+            self.lookups.store(fitting, Ordering::Relaxed);
+        }
+        Ok(images)
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn target(&self, at: usize) -> Option<Target<'a>> {
+        Some(Target {
+            destination: self.destination,
+            places: self.places.get(at)?,
+            change: self.items.get(at)?.1,
+        })
+    }
+
+    fn keys(&mut self) -> Result<()> {
+        for (at, (_, change)) in self.items.iter().enumerate() {
+            let Some(target) = self.target(at) else {
+                continue;
+            };
+            let key = |row: &Row| {
+                let mut key = Vec::new();
+                target.encode_key(row, &mut key).map(|()| key)
+            };
+            let keys = match &change.op {
+                RowOp::Insert(row) | RowOp::Delete(row) => Some(Keys {
+                    new: key(row)?,
+                    old: None,
+                }),
+                RowOp::Update { row, before } => Some(Keys {
+                    new: key(row)?,
+                    old: match before {
+                        Some(before) if target.moves(row, before) => Some(key(before)?),
+                        _ => None,
+                    },
+                }),
+                _ => None,
+            };
+            self.keys.push(keys);
+        }
+        Ok(())
+    }
+
+    /// The keys whose rows the batch does not tell, and the slots that are asked of them.
+    fn unknown(&self) -> (Vec<&[u8]>, Vec<usize>) {
+        // Of these the batch tells every value.
+        let mut told: HashSet<&[u8]> = HashSet::new();
+        let mut asked: HashSet<&[u8]> = HashSet::new();
+        let mut slots = HashSet::new();
+        for (at, ((_, change), keys)) in self.items.iter().zip(&self.keys).enumerate() {
+            let Some(keys) = keys else {
+                continue;
+            };
+            let wanted = wanted(change, self.destination.soft_delete);
+            if wanted.is_empty() || told.contains(keys.before()) {
+                told.insert(&keys.new);
+                continue;
+            }
+            asked.insert(keys.before());
+            asked.insert(&keys.new);
+            told.remove(keys.new.as_slice());
+            let places = self.places.get(at).map_or(&[][..], |places| places);
+            let places = places.iter().enumerate();
+            slots.extend(
+                places
+                    .filter(|(_, place)| place.is_some_and(|place| wanted.contains(&place)))
+                    .map(|(slot, _)| slot),
+            );
+        }
+        let mut slots: Vec<usize> = slots.into_iter().collect();
+        slots.sort_unstable();
+        (asked.into_iter().collect(), slots)
+    }
+
+    /// Goes through the changes in their order and gives each what it lacks.
+    fn fill(
+        &self,
+        images: &HashMap<Vec<u8>, Image>,
+        copy: Option<&CopyState>,
+        boundary: u128,
+    ) -> Result<Fills> {
+        let mut fills = Fills::default();
+        let mut last: HashMap<&[u8], Last> = HashMap::new();
+        let mut boundary = boundary;
+        let mut copy = copy;
+        for (at, (item, change)) in self.items.iter().enumerate() {
+            match &change.op {
+                RowOp::Truncate => {
+                    last.clear();
+                    boundary = boundary.max(change.version.as_u128());
+                }
+                RowOp::Copied(state) => copy = Some(state),
+                _ => {}
+            }
+            let keys = self.keys.get(at).and_then(Option::as_ref);
+            let wanted = wanted(change, self.destination.soft_delete);
+            if !wanted.is_empty() {
+                let origin = self.origin(at, &last, images, boundary);
+                let mut found = Vec::with_capacity(wanted.len());
+                let mut missing = None;
+                for place in wanted {
+                    match self.value(at, place, &origin, &fills) {
+                        Some(fill) => found.push((place, fill)),
+                        None => missing = Some(place),
+                    }
+                }
+                fills.by_item.insert(*item, found);
+                if let Some(place) = missing {
+                    if matches!(origin, Origin::Hidden) {
+                        fills.skipped.insert(*item);
+                    } else {
+                        self.absent(*item, change, place, copy, &mut fills)?;
+                    }
+                }
+            }
+            if let Some(keys) = keys {
+                if let Some(old) = &keys.old {
+                    last.insert(old, Last::Unknown);
+                }
+                let written = !matches!(change.op, RowOp::Delete(_)) && !fills.skips(*item);
+                let now = if written {
+                    Last::Row(at)
+                } else {
+                    Last::Unknown
+                };
+                last.insert(&keys.new, now);
+            }
+        }
+        Ok(fills)
+    }
+
+    /// Where the values are that the row had before the change `at`.
+    fn origin<'i>(
+        &self,
+        at: usize,
+        last: &HashMap<&[u8], Last>,
+        images: &'i HashMap<Vec<u8>, Image>,
+        boundary: u128,
+    ) -> Origin<'i> {
+        let keys = self.keys.get(at).and_then(Option::as_ref);
+        let (Some(keys), Some((_, change))) = (keys, self.items.get(at)) else {
+            return Origin::Nowhere;
+        };
+        let told = last.get(keys.before());
+        if let Some(Last::Row(earlier)) = told {
+            return Origin::Batch(*earlier);
+        }
+        let version = change.version.as_u128();
+        let new = images.get(&keys.new);
+        match new {
+            Some(image) if image.version > version => return Origin::Hidden,
+            // This very row, of a delivery before.
+            Some(image) if image.version == version => return Origin::Held(image),
+            _ => {}
+        }
+        let lives = |image: &&Image| !image.deleted && image.version >= boundary;
+        let before = images.get(keys.before());
+        // What the batch has removed or hidden says nothing any more.
+        let before = before.filter(|image| told.is_none() && lives(image));
+        // A copied row under the new key was read after the change: the log would have removed it
+        // before otherwise.
+        let copied = new.filter(|image| lives(image) && is_copied(image.version));
+        before.or(copied).map_or(Origin::Nowhere, Origin::Held)
+    }
+
+    /// A value that the change `at` does not tell.
+    fn value(&self, at: usize, place: usize, origin: &Origin<'_>, fills: &Fills) -> Option<Fill> {
+        let (_, change) = self.items.get(at)?;
+        if let RowOp::Update {
+            before: Some(before),
+            ..
+        } = &change.op
+            && let Some(value) = before.get(place)
+            && *value != Value::Absent
+        {
+            return Some(Fill::Told(value.clone()));
+        }
+        match origin {
+            Origin::Batch(earlier) => self.told(at, *earlier, place, fills),
+            Origin::Held(image) => {
+                let places = self.places.get(at)?;
+                let slot = places.iter().position(|other| *other == Some(place))?;
+                image.values.get(&slot).cloned().map(Fill::Held)
+            }
+            Origin::Hidden | Origin::Nowhere => None,
+        }
+    }
+
+    /// The value that an earlier change of the batch has written.
+    fn told(&self, at: usize, earlier: usize, place: usize, fills: &Fills) -> Option<Fill> {
+        let (_, change) = self.items.get(at)?;
+        let (item, before) = self.items.get(earlier)?;
+        // The earlier one may be of an older shape.
+        let name = &change.table.columns.get(place)?.name;
+        let column = |column: &ledger_core::Column| column.name == *name;
+        let place = before.table.columns.iter().position(column)?;
+        let (RowOp::Insert(row) | RowOp::Update { row, .. }) = &before.op else {
+            return None;
+        };
+        match row.get(place)? {
+            Value::Absent => {
+                let mut found = fills.of(*item).iter();
+                found
+                    .find(|(other, _)| *other == place)
+                    .map(|(_, fill)| fill.clone())
+            }
+            value => Some(Fill::Told(value.clone())),
+        }
+    }
+
+    /// What to do about a row of which nothing is known.
+    fn absent(
+        &self,
+        item: usize,
+        change: &RowChange,
+        place: usize,
+        copy: Option<&CopyState>,
+        fills: &mut Fills,
+    ) -> Result<()> {
+        // Of a removed row that is only kept to be seen, what is not known is NULL.
+        if matches!(change.op, RowOp::Delete(_)) {
+            return Ok(());
+        }
+        // The copy would hold the row if it had still been there, under this key, when that was
+        // read; so the log removes it before the copy's end, and until then nobody relies on it.
+        if let Some(CopyState::Done { through, .. }) = copy
+            && change.version.commit < *through
+        {
+            fills.skipped.insert(item);
+            return Ok(());
+        }
+        let column = change.table.columns.get(place).map_or("", |c| &c.name);
+        let rule = format!(
+            "was not changed and is therefore not told, and {:?} has no earlier row to take it \
+             from; set REPLICA IDENTITY FULL, or copy the table anew ({})",
+            self.destination.target,
+            ledger_layout::tables::resync(&change.table.name)
+        );
+        Err(rejected(change, column, &rule))
+    }
+}
+
+/// Whether a version is that of a copied row.
+fn is_copied(version: u128) -> bool {
+    let low = u64::try_from(version & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+    low == Version::default().ordinal
+}
