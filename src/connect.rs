@@ -27,7 +27,7 @@ use crate::{Change, Error, ErrorKind, PipelineId, Result, Sink, Store, StoreName
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use ledger_layout::StoreOptions;
 
-pub use flow::{Flow, Verified};
+pub use flow::{Differing, Flow, Verified};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use promote::Delivered;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -39,8 +39,8 @@ pub use source::Source;
 pub use store::{ExpectedVersion, Labels, Page, Query, ReadOptions, Search, Stat, Store, StoreExt};
 pub use stream::{StoreName, StreamKey, StreamName, StreamRef, StreamState};
 pub use table::{
-    Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableContents, TableDigest,
-    TableName, TableSink, TableState, Value, Version, row_digest,
+    Column, ColumnType, CopyState, Row, RowChange, RowOp, Table, TableContents, TableName,
+    TableSink, TableState, Value, Version,
 };
 pub use table_replica::{HeldRow, TableReplica};
 pub use timestamp::Timestamp;

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Cursor, Item, PipelineId, Result, Sink, StreamKey, Timestamp};
+use crate::{Cursor, Item, PipelineId, Result, Sink, StreamKey, TableReplica, Timestamp};
 
 /// The place of a row's change in its source's log: the position of the transaction's commit, and
 /// the change's number within the transaction. The higher one is the later one. Never made of a
@@ -299,57 +300,22 @@ pub trait TableSink: Sink<RowChange> {
     async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()>;
 
     /// What the tables hold.
-    fn contents(&self) -> &dyn TableContents;
+    fn content(&self) -> &dyn TableReplica;
 }
 
-/// Reading what tables hold, for verification. Values are the texts that [`ColumnType`] describes, and
-/// no value is [`Value::Absent`].
+/// Reading what a source's tables hold, for verification. Values are the texts that [`ColumnType`]
+/// describes, and no value is [`Value::Absent`].
 #[async_trait]
 pub trait TableContents: Send + Sync {
-    /// Up to `limit` rows of a table with a key, in an order of the backend's own, behind the row
+    /// Up to `limit` rows of a table with a key, in an order of the source's own, behind the row
     /// `after`.
     async fn rows(&self, table: &Table, after: Option<&Row>, limit: usize) -> Result<Vec<Row>>;
 
     /// Those of the rows with the keys of these rows that exist, in any order.
     async fn rows_at(&self, table: &Table, keys: &[Row]) -> Result<Vec<Row>>;
 
-    /// How many rows a table has, and the sum of their digests ([`row_digest`]), which does not depend
-    /// on their order.
-    async fn digest(&self, table: &Table) -> Result<TableDigest>;
-}
-
-/// How many rows a table has, and the wrapping sum of their digests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TableDigest {
-    /// The rows.
-    pub rows: u64,
-    /// The sum.
-    pub sum: u64,
-}
-
-impl TableDigest {
-    /// Takes a row in.
-    pub fn add(&mut self, row: &[Value]) {
-        self.rows += 1;
-        self.sum = self.sum.wrapping_add(row_digest(row));
-    }
-}
-
-/// A digest of a row: of its values in order, NULL and an empty text apart.
-pub fn row_digest(row: &[Value]) -> u64 {
-    let mut hash = Xxh3::new();
-    for value in row {
-        match value {
-            Value::Null => hash.update(&[0]),
-            Value::Absent => hash.update(&[1]),
-            Value::Text(text) => {
-                hash.update(&[2]);
-                hash.update(&text.len().to_le_bytes());
-                hash.update(text);
-            }
-        }
-    }
-    hash.digest()
+    /// All rows of a table at one moment, some at a time, in any order.
+    fn all(&self, table: Arc<Table>) -> BoxStream<'static, Result<Vec<Row>>>;
 }
 
 impl RowChange {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ledger_core::{Cursor, DeadLetter, Error, ErrorKind, PipelineId, Result, StoreName};
+use ledger_core::{Cursor, DeadLetter, Error, ErrorKind, PipelineId, Result};
 
 /// The bridges that run beside the service. Every call but `list` is `NotFound` for a name that no
 /// bridge has.

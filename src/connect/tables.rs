@@ -103,7 +103,6 @@ impl TableFlow {
             source: self.source.as_ref(),
             from: self.source.as_ref(),
             sink: self.sink.as_ref(),
-            to: self.sink.contents(),
             pipeline: &options.pipeline,
             patience: options.patience,
         };

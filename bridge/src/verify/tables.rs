@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use ledger_core::{
-    Batch, Cursor, Error, ErrorKind, PipelineId, Progress, Result, Row, RowChange, RowOp, Source,
-    Table, TableContents, TableSink, Value, Version,
+    Cursor, Error, ErrorKind, PipelineId, Progress, Result, Row, RowChange, Source, Table,
+    TableContents, TableSink, Value, Version,
 };
 use tokio::time::Instant;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::lease::under_lease;
 
@@ -31,10 +33,8 @@ pub struct TableEnds<'a> {
     pub source: &'a dyn Source<RowChange>,
     /// What the source holds.
     pub from: &'a dyn TableContents,
-    /// Where the cursor is.
+    /// What keeps the copies.
     pub sink: &'a dyn TableSink,
-    /// What the sink holds.
-    pub to: &'a dyn TableContents,
     /// The bridge between them.
     pub pipeline: &'a PipelineId,
     /// How long a running bridge may stand still before it counts as stopped.
@@ -124,6 +124,8 @@ type Key = Vec<Value>;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Pair {
     source: Option<Row>,
+    /// The source's row as the sink should hold it.
+    expected: Option<Row>,
     sink: Option<Row>,
 }
 
@@ -168,37 +170,64 @@ async fn reach(ends: &TableEnds<'_>) -> Result<Cursor> {
     }
 }
 
-/// The keys under which the two sides differ at first sight.
+/// The keys under which the two sides differ at first sight, as rows of the source or, of what only
+/// the sink has, of the sink.
 async fn suspects(
     ends: &TableEnds<'_>,
     table: &Table,
     mut compared: impl FnMut(u64) + Send,
 ) -> Result<Vec<Row>> {
+    let sink = ends.sink.content();
     let mut suspects = BTreeMap::new();
-    for (one, other, forth) in [(ends.from, ends.to, true), (ends.to, ends.from, false)] {
-        let mut after = None;
-        loop {
-            let chunk = one.rows(table, after.as_ref(), CHUNK).await?;
-            let Some(last) = chunk.last() else { break };
-            after = Some(last.clone());
-            if forth {
-                reach(ends).await?;
-                compared(chunk.len() as u64);
+    let mut suspect = |row: Row| {
+        if suspects.len() < NAMED {
+            suspects.entry(bytes(&key(table, &row))).or_insert(row);
+        }
+    };
+    let (mut after, mut rows) = (None, 0);
+    loop {
+        let chunk = ends.from.rows(table, after.as_ref(), CHUNK).await?;
+        let Some(last) = chunk.last() else { break };
+        after = Some(last.clone());
+        rows += chunk.len() as u64;
+        reach(ends).await?;
+        compared(chunk.len() as u64);
+        let expected = sink.expected(ends.pipeline, table, &chunk).await?;
+        let held = held(ends, table, &chunk).await?;
+        for (row, expected) in chunk.into_iter().zip(expected) {
+            if held.get(&bytes(&key(table, &expected))) != Some(&expected) {
+                suspect(row);
             }
-            let found = other.rows_at(table, &chunk).await?;
-            let found: BTreeMap<Vec<u8>, Row> = found
-                .into_iter()
-                .map(|row| (bytes(&key(table, &row)), row))
-                .collect();
-            for row in chunk {
-                let key = bytes(&key(table, &row));
-                if found.get(&key) != Some(&row) && suspects.len() < NAMED {
-                    suspects.entry(key).or_insert(row);
-                }
+        }
+    }
+    // Where there are as many rows as were found, there are no others.
+    if sink.count(ends.pipeline, &table.name).await? == rows {
+        return Ok(suspects.into_values().collect());
+    }
+    let mut after: Option<bytes::Bytes> = None;
+    loop {
+        let after_place = after.as_deref();
+        let chunk = sink.rows(ends.pipeline, table, after_place, CHUNK).await?;
+        let Some(last) = chunk.last() else { break };
+        after = Some(last.place.clone());
+        let chunk: Vec<Row> = chunk.into_iter().map(|held| held.row).collect();
+        let found = ends.from.rows_at(table, &chunk).await?;
+        let found = sink.expected(ends.pipeline, table, &found).await?;
+        let found = by_key(table, found);
+        for row in chunk {
+            if !found.contains_key(&bytes(&key(table, &row))) {
+                suspect(row);
             }
         }
     }
     Ok(suspects.into_values().collect())
+}
+
+/// The sink's rows with these keys, by their keys.
+async fn held(ends: &TableEnds<'_>, table: &Table, keys: &[Row]) -> Result<BTreeMap<Vec<u8>, Row>> {
+    let held = ends.sink.content().rows_at(ends.pipeline, table, keys);
+    let rows = held.await?.into_iter().map(|held| held.row);
+    Ok(by_key(table, rows.collect()))
 }
 
 /// A key as something that can be sorted.
@@ -229,21 +258,36 @@ async fn settled(
         }
         let before = by_key(table, ends.from.rows_at(table, &suspects).await?);
         let head = reach(ends).await?;
-        let sink = by_key(table, ends.to.rows_at(table, &suspects).await?);
+        let sink = held(ends, table, &suspects).await?;
         let after = by_key(table, ends.from.rows_at(table, &suspects).await?);
-        suspects.retain(|row| {
-            let key = bytes(&key(table, row));
-            let pair = Pair {
-                source: after.get(&key).cloned(),
-                sink: sink.get(&key).cloned(),
-            };
-            let moves = before.get(&key) != pair.source.as_ref();
-            if !moves && pair.source != pair.sink {
-                settled.push((head.clone(), pair));
-                return false;
+        let mut moving = Vec::new();
+        for row in suspects {
+            let by = bytes(&key(table, &row));
+            let source = after.get(&by).cloned();
+            if before.get(&by) != source.as_ref() {
+                moving.push(row);
+                continue;
             }
-            moves
-        });
+            let expected = match &source {
+                Some(row) => {
+                    let one = std::slice::from_ref(row);
+                    let expected = ends.sink.content().expected(ends.pipeline, table, one);
+                    expected.await?.pop()
+                }
+                None => None,
+            };
+            let by = expected.as_ref().map_or(by, |row| bytes(&key(table, row)));
+            let sink = sink.get(&by).cloned();
+            if expected != sink {
+                let pair = Pair {
+                    source,
+                    expected,
+                    sink,
+                };
+                settled.push((head.clone(), pair));
+            }
+        }
+        suspects = moving;
     }
     // Rows that never stand still long enough cannot be compared while they do not.
     tracing::warn!(table = %table.name, rows = suspects.len(), "rows that keep changing");
@@ -256,7 +300,7 @@ fn by_key(table: &Table, rows: Vec<Row>) -> BTreeMap<Vec<u8>, Row> {
 }
 
 fn difference(table: &Table, pair: &Pair) -> Option<RowDifference> {
-    let (kind, columns) = match (&pair.source, &pair.sink) {
+    let (kind, columns) = match (&pair.expected, &pair.sink) {
         (Some(_), None) => ("missing", Vec::new()),
         (None, Some(_)) => ("surplus", Vec::new()),
         (Some(source), Some(sink)) => {
@@ -283,26 +327,32 @@ fn difference(table: &Table, pair: &Pair) -> Option<RowDifference> {
     })
 }
 
-/// Compares a table whose rows have no key by their number and digests.
+/// Compares a table whose rows have no key by their number and the sum of their digests.
 async fn whole(
     ends: &TableEnds<'_>,
-    table: &Table,
+    table: &std::sync::Arc<Table>,
     differences: &mut Vec<RowDifference>,
 ) -> Result<u64> {
-    let mut last = (0, 0);
+    let mut last = (Digest::default(), Digest::default());
     for _ in 0..AGAIN {
-        let before = ends.from.digest(table).await?;
+        let before = of_source(ends, table).await?;
         reach(ends).await?;
-        let sink = ends.to.digest(table).await?;
-        let after = ends.from.digest(table).await?;
-        if before == sink || after == sink {
+        let sink = of_sink(ends, table).await?;
+        if before == sink {
             return Ok(sink.rows);
         }
-        last = (after.rows, sink.rows);
+        let after = of_source(ends, table).await?;
+        if after == sink {
+            return Ok(sink.rows);
+        }
+        last = (after, sink);
         if before == after {
             differences.push(RowDifference {
                 table: table.name.to_string(),
-                key: format!("{} rows at the source, {} at the sink", last.0, last.1),
+                key: format!(
+                    "{} rows at the source, {} at the sink",
+                    after.rows, sink.rows
+                ),
                 kind: "different",
                 columns: Vec::new(),
             });
@@ -315,54 +365,93 @@ async fn whole(
         format!(
             "{} has no key and is written all the while ({} rows, {} at the sink); compare it when \
              it is not",
-            table.name, last.0, last.1
+            table.name, last.0.rows, last.1.rows
         ),
     ))
+}
+
+/// How many rows there are, and the wrapping sum of their digests, which does not depend on their
+/// order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Digest {
+    rows: u64,
+    sum: u64,
+}
+
+impl Digest {
+    fn add(&mut self, row: &Row, removal: bool) {
+        let mut hash = Xxh3::new();
+        for value in row {
+            match value {
+                Value::Null => hash.update(&[0]),
+                Value::Absent => hash.update(&[1]),
+                Value::Text(text) => {
+                    hash.update(&[2]);
+                    hash.update(&text.len().to_le_bytes());
+                    hash.update(text);
+                }
+            }
+        }
+        let digest = hash.digest();
+        if removal {
+            self.rows = self.rows.wrapping_sub(1);
+            self.sum = self.sum.wrapping_sub(digest);
+        } else {
+            self.rows = self.rows.wrapping_add(1);
+            self.sum = self.sum.wrapping_add(digest);
+        }
+    }
+}
+
+async fn of_source(ends: &TableEnds<'_>, table: &std::sync::Arc<Table>) -> Result<Digest> {
+    let mut digest = Digest::default();
+    let mut all = ends.from.all(std::sync::Arc::clone(table));
+    while let Some(rows) = all.next().await {
+        let rows = rows?;
+        let expected = ends.sink.content().expected(ends.pipeline, table, &rows);
+        for row in expected.await? {
+            digest.add(&row, false);
+        }
+    }
+    Ok(digest)
+}
+
+async fn of_sink(ends: &TableEnds<'_>, table: &Table) -> Result<Digest> {
+    let mut digest = Digest::default();
+    let mut after: Option<bytes::Bytes> = None;
+    loop {
+        let content = ends.sink.content();
+        let rows = content.rows(ends.pipeline, table, after.as_deref(), CHUNK);
+        let rows = rows.await?;
+        let Some(last) = rows.last() else {
+            return Ok(digest);
+        };
+        after = Some(last.place.clone());
+        for held in &rows {
+            digest.add(&held.row, held.removal);
+        }
+    }
 }
 
 /// Writes rows anew as the source has them, with the log's head as their version: what the log tells
 /// of them later is newer.
 async fn mend(ends: &TableEnds<'_>, table: &Table, rows: &[(Cursor, Pair)]) -> Result<u64> {
-    let cursors = ends.sink.cursors().ok_or_else(|| {
-        let what = format!("{} keeps no cursors", ends.sink);
-        Error::new(ErrorKind::Unsupported, "repair", what)
-    })?;
-    let identity = ends.source.identity().await?;
-    let claim = cursors.claim(ends.pipeline, &identity).await?;
-    let table = std::sync::Arc::new(table.clone());
-    let mut repaired = 0;
-    for chunk in rows.chunks(CHUNK) {
-        let items = chunk.iter().map(|(head, pair)| {
-            let op = match (&pair.source, &pair.sink) {
-                (Some(row), _) => RowOp::Insert(row.clone()),
-                (None, Some(row)) => RowOp::Delete(row.clone()),
-                (None, None) => return Err(nothing()),
-            };
-            let change = RowChange {
-                cursor: head.clone(),
-                committed_at: None,
-                table: std::sync::Arc::clone(&table),
-                version: Version::new(ends.source.version_at(head)?, 0),
-                op,
-            };
-            Ok((head.clone(), change))
-        });
-        let items = items.collect::<Result<Vec<_>>>()?;
-        let Some((through, _)) = items.last().cloned() else {
-            continue;
-        };
-        repaired += items.len() as u64;
-        let batch = Batch {
-            items,
-            after: None,
-            through,
-            ack: None,
-            pipeline: ends.pipeline.clone(),
-            fence: claim.fence,
-        };
-        ends.sink.deliver(&batch).await?;
+    let (mut delete, mut insert) = (Vec::new(), Vec::new());
+    for (head, pair) in rows {
+        match (&pair.source, &pair.sink) {
+            (Some(row), _) => {
+                let version = Version::new(ends.source.version_at(head)?, 0);
+                insert.push((row.clone(), version));
+            }
+            (None, Some(row)) => delete.push(row.clone()),
+            (None, None) => return Err(nothing()),
+        }
     }
-    Ok(repaired)
+    let content = ends.sink.content();
+    content
+        .repair(ends.pipeline, table, &delete, &insert)
+        .await?;
+    Ok(rows.len() as u64)
 }
 
 fn nothing() -> Error {

@@ -15,7 +15,6 @@ mod stream;
 mod top;
 mod version;
 
-pub(crate) use bridge_run::resync_replica;
 pub(crate) use completions::{completions, man};
 pub(crate) use config::config;
 pub(crate) use demo::demo;

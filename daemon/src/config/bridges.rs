@@ -73,7 +73,11 @@ fn bridge(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<BridgeC
         section.refuse(scalar, "is the name of another bridge");
     }
     let to = to.as_ref().and_then(database);
-    let from = from.as_ref().map(database);
+    let from = match from.as_ref().map(database) {
+        None => From::OwnDatabase,
+        Some(Some(url)) => From::Url(url),
+        Some(None) => From::Wrong,
+    };
     let on_failure = policy.map_or(Some(OnFailure::default()), |policy| {
         understood(section, &policy, policy.text.parse())
     });
@@ -107,8 +111,17 @@ fn written(section: &Section<'_>) -> Secret {
     Secret(text)
 }
 
-/// What it carries; `from` is none where it was not given, and none within where it is wrong.
-fn carried(section: &Section<'_>, from: Option<Option<DatabaseUrl>>) -> Option<Carried> {
+/// What the key `from` says.
+enum From {
+    /// Nothing: the daemon's own database.
+    OwnDatabase,
+    Url(DatabaseUrl),
+    /// Something that has been refused.
+    Wrong,
+}
+
+/// What it carries.
+fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
     let Some(tables) = section.text("tables") else {
         for key in OF_TABLES.iter().filter(|key| section.has(key)) {
             section.refuse_key(key, "is for bridges that have tables");
@@ -116,23 +129,23 @@ fn carried(section: &Section<'_>, from: Option<Option<DatabaseUrl>>) -> Option<C
         let store = section.required("store")?;
         let store = store_name(section, &store)?;
         return match from {
-            None => Some(Carried::Store { store, from: None }),
-            Some(from) => Some(Carried::Store {
+            From::OwnDatabase => Some(Carried::Store { store, from: None }),
+            From::Url(url) => Some(Carried::Store {
                 store,
-                from: Some(from?),
+                from: Some(url),
             }),
+            From::Wrong => None,
         };
     };
     if section.has("store") {
         section.refuse_key("store", "must not be given beside tables");
     }
-    let Some(from) = from else {
+    if matches!(from, From::OwnDatabase) {
         section.refuse_key(
             "from",
             "must be given beside tables: the database they are in",
         );
-        return None;
-    };
+    }
     let selection = understood(section, &tables, tables.text.parse::<TableSelection>())?;
     let text = |key: &str| section.text(key).map(|scalar| scalar.text);
     let whole = |key: &str| {
@@ -178,8 +191,11 @@ fn carried(section: &Section<'_>, from: Option<Option<DatabaseUrl>>) -> Option<C
             return None;
         }
     };
+    let From::Url(from) = from else {
+        return None;
+    };
     Some(Carried::Tables {
-        from: from?,
+        from,
         options: Box::new(options),
         routes,
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ledger::connect::DatabaseUrl;
 
-use super::{Carried, Config, Db, Tls, duration};
+use super::{BridgeConfig, Carried, Config, Db, Tls, duration};
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
@@ -90,31 +90,34 @@ pub(crate) fn show(config: &Config) -> String {
         line("bridges:".to_owned());
     }
     for bridge in &config.bridges {
-        let skip: Vec<_> = bridge.skip.iter().map(|kind| kind.as_str()).collect();
-        let from = |url: &DatabaseUrl| format!(", from: {}", quoted(&url.to_string()));
-        let carried = match &bridge.carried {
-            Carried::Store { store, from: url } => {
-                format!(
-                    "store: {store}{}",
-                    url.as_ref().map_or_else(String::new, from)
-                )
-            }
-            Carried::Tables {
-                from: url, options, ..
-            } => {
-                let tables = quoted(&options.tables.to_string());
-                format!("tables: {tables}{}", from(url))
-            }
-        };
-        line(format!(
-            "  - {{name: {}, {carried}, to: {}, skip: [{}], on_failure: {}}}",
-            quoted(bridge.name.as_str()),
-            quoted(&bridge.to.to_string()),
-            skip.join(", "),
-            bridge.on_failure
-        ));
+        line(shown(bridge));
     }
     text
+}
+
+/// A bridge on one line.
+fn shown(bridge: &BridgeConfig) -> String {
+    let skip: Vec<_> = bridge.skip.iter().map(|kind| kind.as_str()).collect();
+    let from = |url: &DatabaseUrl| format!(", from: {}", quoted(&url.to_string()));
+    let carried = match &bridge.carried {
+        Carried::Store { store, from: url } => {
+            let from = url.as_ref().map_or_else(String::new, from);
+            format!("store: {store}{from}")
+        }
+        Carried::Tables {
+            from: url, options, ..
+        } => {
+            let tables = quoted(&options.tables.to_string());
+            format!("tables: {tables}{}", from(url))
+        }
+    };
+    format!(
+        "  - {{name: {}, {carried}, to: {}, skip: [{}], on_failure: {}}}",
+        quoted(bridge.name.as_str()),
+        quoted(&bridge.to.to_string()),
+        skip.join(", "),
+        bridge.on_failure
+    )
 }
 
 /// A text as YAML reads it back; JSON's way to quote is YAML's too.

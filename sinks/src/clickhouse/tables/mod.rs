@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicUsize;
 use async_trait::async_trait;
 use ledger_core::{
     Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange, SourceId,
-    TableName, TableSink, TableState,
+    TableName, TableReplica, TableSink, TableState,
 };
 use ledger_layout::clickhouse::{CapturedTables, ClickHouseConfig, Connection, Cursors, Tables};
 use ledger_layout::tables::TableRoutes;
@@ -183,6 +183,18 @@ impl TableSink for ClickHouseTables {
 
     fn is_versioned(&self) -> bool {
         true
+    }
+
+    async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        Self::resync(self, pipeline).await
+    }
+
+    async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
+        Self::forget(self, pipeline, table).await
+    }
+
+    fn content(&self) -> &dyn TableReplica {
+        self
     }
 }
 

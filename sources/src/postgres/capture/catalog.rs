@@ -71,6 +71,7 @@ pub(super) async fn tables(
         }
         let id = number(row.get(0));
         let filter = options.filters.get(&name);
+        let bytes = row.get::<i64, _>(5).max(0).cast_unsigned();
         let entry = found.entry(id).or_insert_with(|| Found {
             table: Arc::new(Table {
                 id: u64::from(id),
@@ -80,8 +81,8 @@ pub(super) async fn tables(
             }),
             condition: filter.and_then(|filter| filter.rows.clone()),
             partitioned: row.get(11),
-            rows: whole(row.get(4)),
-            bytes: row.get::<i64, _>(5).max(0).cast_unsigned(),
+            rows: rows_of(row.get(4), bytes),
+            bytes,
         });
         let key: bool = row.get(10);
         if excluded(filter, &entry.table.name, row.get(6), key)? {
@@ -120,13 +121,18 @@ fn number(number: i64) -> u32 {
     u32::try_from(number).unwrap_or_default()
 }
 
+/// About how many rows there are: what the server's statistics say, or, without any, what fits.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "an estimate"
 )]
-fn whole(estimate: f64) -> u64 {
-    estimate as u64
+fn rows_of(estimate: f64, bytes: u64) -> u64 {
+    const USUAL: u64 = 100;
+    match estimate as u64 {
+        0 => bytes / USUAL,
+        rows => rows,
+    }
 }
 
 /// The table that a message of the log describes. What the log does not tell is asked for: the names

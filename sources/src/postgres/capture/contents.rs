@@ -1,10 +1,14 @@
 //! What the tables hold, for verification.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use futures::TryStreamExt as _;
-use ledger_core::{Error, ErrorKind, Result, Row, Table, TableContents, TableDigest, Value};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use ledger_core::{Error, ErrorKind, Result, Row, Table, TableContents, Value};
 use ledger_layout::postgres::failed;
 use sqlx::postgres::PgPool;
+use tokio::sync::mpsc;
 
 use super::PostgresCapture;
 use super::catalog::sql_name;
@@ -12,6 +16,9 @@ use super::text::CopyText;
 use super::transport::{literal, quoted};
 
 const OPERATION: &str = "read table";
+
+/// How many rows are handed on together.
+const ROWS: usize = 500;
 
 /// The rows with the keys of these rows.
 pub(super) async fn rows_at(
@@ -60,6 +67,24 @@ async fn copied(
     condition: &str,
     mut take: impl FnMut(Row) + Send,
 ) -> Result<()> {
+    let (sender, mut receiver) = mpsc::channel(2);
+    let taken = async {
+        while let Some(rows) = receiver.recv().await {
+            let rows: Vec<Row> = rows?;
+            rows.into_iter().for_each(&mut take);
+        }
+        Ok(())
+    };
+    let sent = async move { send_all(pool, table, condition, &sender).await };
+    futures::try_join!(sent, taken).map(drop)
+}
+
+async fn send_all(
+    pool: &PgPool,
+    table: &Table,
+    condition: &str,
+    sender: &mpsc::Sender<Result<Vec<Row>>>,
+) -> Result<()> {
     let failed = |error| failed(OPERATION, table.name.to_string(), error);
     let columns: Vec<_> = table.columns.iter().map(|c| quoted(&c.name)).collect();
     let sql = format!(
@@ -72,12 +97,16 @@ async fn copied(
     let mut pieces = conn.copy_out_raw(&sql).await.map_err(failed)?;
     while let Some(piece) = pieces.try_next().await.map_err(failed)? {
         text.rows(piece, table.columns.len(), &mut rows)?;
-        rows.drain(..).for_each(&mut take);
+        if rows.len() >= ROWS && sender.send(Ok(std::mem::take(&mut rows))).await.is_err() {
+            return Ok(());
+        }
     }
     if text.is_cut() {
         let what = format!("{}: the last row is cut short", table.name);
         return Err(Error::new(ErrorKind::Unavailable, OPERATION, what));
     }
+    // Who takes them may be gone.
+    let _ = sender.send(Ok(rows)).await;
     Ok(())
 }
 
@@ -102,11 +131,20 @@ impl TableContents for PostgresCapture {
         rows_at(self.pool(), table, keys, self.condition(table)).await
     }
 
-    async fn digest(&self, table: &Table) -> Result<TableDigest> {
-        let mut digest = TableDigest::default();
-        let rows = self.condition(table);
-        let condition = rows.map_or_else(String::new, |rows| format!("WHERE {rows}"));
-        copied(self.pool(), table, &condition, |row| digest.add(&row)).await?;
-        Ok(digest)
+    fn all(&self, table: Arc<Table>) -> BoxStream<'static, Result<Vec<Row>>> {
+        let (sender, receiver) = mpsc::channel(2);
+        let pool = self.pool().clone();
+        let condition = self.condition(&table);
+        let condition = condition.map_or_else(String::new, |rows| format!("WHERE {rows}"));
+        tokio::spawn(async move {
+            if let Err(error) = send_all(&pool, &table, &condition, &sender).await {
+                // Who takes the rows may be gone.
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|rows| (rows, receiver))
+        })
+        .boxed()
     }
 }
