@@ -11,6 +11,7 @@
     reason = "a test says plainly what it does, and says it again"
 )]
 
+mod capture;
 mod conformance;
 mod examples;
 mod faults;

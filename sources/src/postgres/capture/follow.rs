@@ -30,8 +30,19 @@ use super::transport::{Replication, quoted};
 const FOLLOW: Duration = Duration::from_millis(250);
 /// How often a position is handed on while nothing happens: each makes the sink store it.
 const ALIVE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a run that waits for the log has to end.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long dropping a slot may take.
+const DROPPING: Duration = Duration::from_mins(1);
 /// How many frames are taken at a time.
 const FRAMES: usize = 512;
+
+/// Why a run has to end.
+pub(super) struct Broken {
+    pub(super) error: Error,
+    /// The slot that is dropped then.
+    pub(super) slot: Option<String>,
+}
 
 /// A table that is to be copied.
 pub(super) struct Pending {
@@ -68,7 +79,8 @@ pub(super) struct Following {
     pub(super) config: PostgresConfig,
     pub(super) pool: PgPool,
     pub(super) width: usize,
-    pub(super) feed: Feed,
+    /// None once the run is over.
+    pub(super) feed: Option<Feed>,
     pub(super) rows: Rows,
     pub(super) pending: VecDeque<Pending>,
     pub(super) copy: Option<Copy>,
@@ -77,7 +89,7 @@ pub(super) struct Following {
     pub(super) until: Option<Position>,
     pub(super) left: Arc<AtomicU64>,
     pub(super) is_copying: Arc<AtomicBool>,
-    pub(super) broken: Arc<Mutex<Option<Error>>>,
+    pub(super) broken: Arc<Mutex<Option<Broken>>>,
     pub(super) alive_at: Option<Instant>,
     pub(super) over: bool,
 }
@@ -117,8 +129,8 @@ impl Following {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(error) = broken {
-            return Err(error);
+        if let Some(broken) = broken {
+            return Err(self.end(broken).await);
         }
         self.take_up_recopies().await?;
         let to_copy = self.copy.is_some() || !self.pending.is_empty();
@@ -136,16 +148,48 @@ impl Following {
         Ok(true)
     }
 
+    /// Ends the run, and drops its slot where that is asked for, so that the server can go on.
+    async fn end(&mut self, broken: Broken) -> Error {
+        self.feed = None;
+        self.copy = None;
+        let Some(slot) = broken.slot else {
+            return broken.error;
+        };
+        let begun = Instant::now();
+        loop {
+            let dropped = async {
+                let mut conn = acquire(&self.pool).await?;
+                slot::drop_slot(&mut conn, &slot).await
+            };
+            match dropped.await {
+                Ok(()) => return broken.error,
+                // The server sees a while later that its reader has gone.
+                Err(error) if error.is_retryable() && begun.elapsed() < DROPPING => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => return broken.error.with_source(error),
+            }
+        }
+    }
+
+    /// The next frame.
+    async fn frame(&mut self) -> Result<Frame> {
+        match &mut self.feed {
+            Some(feed) => feed.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Follows the log: for a while where something is to be copied, else until something comes.
     async fn follow(&mut self, briefly: bool, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
         let frame = if briefly {
-            match tokio::time::timeout(FOLLOW / 10, self.feed.next()).await {
+            match tokio::time::timeout(FOLLOW / 10, self.frame()).await {
                 Ok(frame) => frame?,
                 Err(_) => return Ok(()),
             }
         } else {
             // Now and then it is looked whether the run is broken.
-            match tokio::time::timeout(ALIVE, self.feed.next()).await {
+            match tokio::time::timeout(LOOK, self.frame()).await {
                 Ok(frame) => frame?,
                 Err(_) => return Ok(()),
             }
@@ -156,7 +200,7 @@ impl Following {
             if briefly && begun.elapsed() > FOLLOW {
                 return Ok(());
             }
-            match self.feed.ready() {
+            match self.feed.as_mut().and_then(Feed::ready) {
                 Some(frame) => self.take(frame?, steps).await?,
                 None => return Ok(()),
             }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::catalog::{self, Found};
 use super::feed::{Feed, confirm};
-use super::follow::{Following, Pending};
+use super::follow::{Broken, Following, Pending};
 use super::options::{CaptureOptions, WalBudget};
 use super::position::{Position, parsed};
 use super::rows::{Carried, Rows};
@@ -61,7 +61,7 @@ struct Inner {
     caught_up: Mutex<Instant>,
     weighed: Mutex<Option<Instant>>,
     /// Why the run has to end.
-    broken: Arc<Mutex<Option<Error>>>,
+    broken: Arc<Mutex<Option<Broken>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -305,7 +305,6 @@ impl Inner {
         let (bytes, half) = (budget.bytes, budget.bytes / 2);
         if held >= bytes || left == 0 {
             let done = if budget.drop_slot {
-                *lock(&self.confirmed) = None;
                 "dropped, and the tables must be copied anew: `ledger bridge run --resync`"
             } else {
                 "kept; let the sink catch up, or drop the slot"
@@ -315,7 +314,10 @@ impl Inner {
                  allowed; the slot is {done}"
             );
             let error = Error::new(ErrorKind::CursorExpired, "capture tables", what);
-            *lock(&self.broken) = Some(error);
+            *lock(&self.broken) = Some(Broken {
+                error,
+                slot: budget.drop_slot.then_some(name),
+            });
             return Ok(());
         }
         if held >= half || left <= half {
@@ -437,7 +439,7 @@ impl Source<RowChange> for PostgresCapture {
             config: inner.config.clone(),
             pool: inner.pool.clone(),
             width: inner.options.copy_width,
-            feed,
+            feed: Some(feed),
             rows,
             pending,
             copy: None,
