@@ -9,9 +9,10 @@ use ledger::bridge::{Bridge, BridgeOptions, State, Stats, VerifyOptions, verify}
 use ledger::connect::ReplicaSink;
 use ledger::observe::Recorder;
 use ledger::pipeline::Stop;
-use ledger::{ChangeLog, Cursor, Error, ErrorKind, PipelineId, Result, Store};
+use ledger::{ChangeLog, Cursor, Error, ErrorKind, Lag, PipelineId, Progress, Result, Store};
 use ledger_server::{BridgeState, BridgeStatus, Bridges, Letters, Verification};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::stores::Served;
 use crate::commands::resync_replica;
@@ -20,6 +21,9 @@ use crate::config::BridgeConfig;
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
 /// time, up to the second.
 const WAITS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+
+/// How often the lag of a bridge that carries nothing is measured.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// How many differences are told.
 const NAMED: usize = 100;
@@ -60,6 +64,8 @@ struct Shown {
     error: Option<String>,
     /// Whether it ended for a reason that waiting will not mend.
     ended: bool,
+    /// How far it is behind, while it carries nothing and so does not measure that itself.
+    behind: Option<Lag>,
     dead_letters: u64,
 }
 
@@ -258,7 +264,17 @@ impl One {
             task: Mutex::default(),
         });
         let (running, stores) = (Arc::clone(&one), Arc::clone(&running.stores));
-        let task = tokio::spawn(async move { Box::pin(running.run(&stores)).await });
+        let task = tokio::spawn(async move {
+            let run = async {
+                Box::pin(running.run(&stores)).await;
+                // One that has ended falls behind like any other.
+                running.stop.stopped().await;
+            };
+            tokio::select! {
+                () = run => {}
+                () = running.measure() => {}
+            }
+        });
         *lock(&one.task) = Some(task);
         one
     }
@@ -382,7 +398,75 @@ impl One {
         }
     }
 
+    /// Whether the bridge itself measures how far it is behind, as it does while it carries.
+    fn measures_itself(&self) -> bool {
+        let shown = lock(&self.shown);
+        let state = shown.ends.as_ref().map(|ends| ends.bridge.stats().state);
+        !shown.ended && matches!(state, Some(State::Copying | State::Following))
+    }
+
+    /// Measures now and then, for ever, how far a bridge is behind that is paused, has ended, or
+    /// cannot reach its sink.
+    async fn measure(&self) {
+        let mut tick = tokio::time::interval(MEASURE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.measures_itself() {
+                lock(&self.shown).behind = None;
+                continue;
+            }
+            match self.behind().await {
+                Ok(Some(behind)) => {
+                    self.recorder.lag(&self.config.name, behind.age);
+                    lock(&self.shown).behind = Some(behind);
+                }
+                Ok(None) => {}
+                // It is no closer than it was.
+                Err(error) => {
+                    tracing::debug!(error = error.chain(), "could not measure the lag");
+                }
+            }
+        }
+    }
+
+    /// How far it is behind; none while its source is not known.
+    async fn behind(&self) -> Result<Option<Lag>> {
+        let (source, position) = {
+            let shown = lock(&self.shown);
+            let position = shown
+                .ends
+                .as_ref()
+                .and_then(|ends| ends.bridge.stats().position);
+            (shown.source.clone(), position)
+        };
+        let Some(source) = source else {
+            return Ok(None);
+        };
+        let log = log(source.as_ref())?;
+        let consumers = log.consumers().list().await?;
+        let registered = consumers
+            .into_iter()
+            .find(|consumer| consumer.pipeline == self.config.name);
+        let Some(registered) = registered else {
+            // It has not begun: everything is to be carried.
+            return Ok(Some(Lag {
+                entries: log.size().await?,
+                ..Lag::default()
+            }));
+        };
+        let position = match position.as_ref().map(Progress::from_cursor).transpose()? {
+            Some(Progress::Follow(cursor) | Progress::Snapshot { start: cursor, .. }) => cursor,
+            None => registered.confirmed.clone(),
+        };
+        // The position is that of this run. Another instance may be further, and the source is told
+        // of the position now and then only.
+        let position = position.max(registered.confirmed);
+        log.lag(&position).await.map(Some)
+    }
+
     fn status(&self) -> BridgeStatus {
+        let measures_itself = self.measures_itself();
         let shown = lock(&self.shown);
         let stats = shown.ends.as_ref().map(|ends| ends.bridge.stats());
         let stats = stats.unwrap_or_default();
@@ -405,6 +489,10 @@ impl One {
             position,
             ..
         } = stats;
+        let (lag_entries, lag) = match &shown.behind {
+            Some(behind) if !measures_itself => (behind.entries, behind.age),
+            _ => (lag_entries, lag),
+        };
         let error = shown.error.clone().or(last_error);
         BridgeStatus {
             name: self.config.name.clone(),
