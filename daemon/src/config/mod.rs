@@ -1,5 +1,6 @@
 //! The configuration: what a file, the environment and the arguments say together.
 
+mod client;
 mod database;
 pub(crate) mod duration;
 mod first_run;

@@ -246,8 +246,19 @@ fn a_reload_takes_variables_that_only_the_daemon_has() {
     home.configure(&format!("{}frob: 1", config("third")));
     assert_eq!(home.ran(&["reload"]).code, Some(0));
     home.wait_for_log("the new configuration is refused; the old one stays");
-    // The client reads the same file, to know where the daemon is.
+    // The client reads the same file, to know where the daemon is, and needs no more of it.
     home.configure(&config("second"));
-    assert_eq!(with_variable(&["bridge", "status", "second"]), Some(0));
-    assert_eq!(with_variable(&["bridge", "status", "third"]), Some(5));
+    for line in [&["bridge", "status", "second"][..], &["status"]] {
+        let ran = home.ran(line);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+    }
+    assert_eq!(home.ran(&["bridge", "status", "third"]).code, Some(5));
+    home.configure(&format!("{}api_key: \"${{{variable}}}\"", config("second")));
+    let unset = home.ran(&["stream", "count"]);
+    assert!(
+        unset.code == Some(1) && unset.err.contains("api_key"),
+        "{unset:#?}"
+    );
+    let given = home.ran(&["stream", "count", "--api-key", "k"]);
+    assert_eq!(given.code, Some(0), "{given:#?}");
 }
