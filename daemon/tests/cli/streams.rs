@@ -179,6 +179,55 @@ fn wrong_input_is_one_line_with_an_exit_code_of_its_kind() {
 }
 
 #[test]
+fn a_value_may_begin_with_a_hyphen_and_the_last_of_an_option_counts() {
+    let home = Home::started("");
+    let ok = |line: &[&str], out: &str| check(&home, &[&["stream"], line].concat(), 0, out, "");
+    ok(
+        &[
+            "append",
+            "x",
+            "-S",
+            "-s1",
+            "--tag",
+            "-a",
+            "--tag",
+            "--b",
+            "--meta",
+            "-k=-v",
+            "--order-key",
+            "-5",
+            "--dedup-key",
+            "-d",
+        ],
+        "1\n",
+    );
+    ok(&["append", "x", "-S", "-s1", "--dedup-key", "-d"], "");
+    ok(&["annotate", "-S", "-s1", "--id", "1", "--set", "-n=1"], "");
+    ok(
+        &["read", "-S", "-s1", "--order-key", "-5", "--tag", "-a"],
+        "1\tx\n",
+    );
+    ok(
+        &["read", "-S", "-s1", "--tag", "--b", "--limit", "-1"],
+        "1\tx\n",
+    );
+    ok(&["list", "--limit", "-1"], "-s1\n");
+    ok(
+        &[
+            "read", "-S", "none", "-S", "-s1", "--limit", "5", "--limit", "1",
+        ],
+        "1\tx\n",
+    );
+    let all: Value =
+        serde_json::from_str(&home.out(&["stream", "read", "-S", "-s1", "--json"])).unwrap();
+    assert_eq!(
+        all["tags"],
+        serde_json::json!(["--b", "-a"]),
+        "both stand there"
+    );
+}
+
+#[test]
 fn a_key_is_asked_for_and_never_shown() {
     let home = Home::new("");
     let mut start = home.ledger(&["start"]);
