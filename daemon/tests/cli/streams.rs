@@ -171,11 +171,14 @@ fn wrong_input_is_one_line_with_an_exit_code_of_its_kind() {
         "{gone:#?}"
     );
     let missing = home.ran(&["stream", "count", "-c", "/no/such.yaml"]);
-    assert_eq!(missing.code, Some(1));
+    assert_eq!(missing.code, Some(2));
     assert!(
         missing.err.contains("/no/such.yaml does not exist"),
         "{missing:#?}"
     );
+    let nowhere = home.ran(&["stream", "count", "--addr", "nowhere"]);
+    assert_eq!(nowhere.code, Some(2));
+    assert!(nowhere.err.contains("--addr"), "{nowhere:#?}");
 }
 
 #[test]
