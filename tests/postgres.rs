@@ -549,6 +549,26 @@ async fn pruning_spares_who_has_read_all_but_the_young() {
     assert_eq!(error.kind(), ErrorKind::CursorExpired);
 }
 
+#[tokio::test]
+async fn a_consumer_that_has_read_all_leaves_the_young_to_the_others() {
+    let store = open(&database().await).await;
+    let log = store.log().unwrap();
+    for number in 1..=3 {
+        append(&store, "a", &number.to_string()).await;
+    }
+    let consumers = log.consumers();
+    let pipeline = ledger::PipelineId::new("p").unwrap();
+    let head = log.head().await.unwrap();
+    consumers.register(&pipeline, &head).await.unwrap();
+    assert_eq!(
+        store.prune().await.unwrap(),
+        0,
+        "all are younger than a day"
+    );
+    let mut changes = log.changes(log.start());
+    assert_eq!(next(&mut changes).await, "1");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_takes_one_source_and_a_promoted_one_none() {
     use ledger::postgres::PostgresSink;

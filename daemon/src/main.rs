@@ -109,6 +109,6 @@ async fn run(cli: &Cli, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Demo(options) => Box::pin(commands::demo(options, printer)).await,
         Command::Completions(options) => commands::completions(options, printer),
         Command::Man(options) => commands::man(options, printer),
-        Command::Version => commands::version(printer),
+        Command::Version => commands::version(&cli.global, printer),
     }
 }

@@ -14,7 +14,7 @@ use super::ReplicaSink;
 use super::tables::TableFlow;
 use crate::pipeline::BatchOptions;
 use crate::{
-    ChangeLog, Consumers, Cursor, DeadLetters, Error, ErrorKind, PipelineId, Result, Store,
+    ChangeLog, Consumers, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Result, Store,
 };
 
 /// The two ends of a bridge: a ledger's store and its replica, or the tables of a database and their
@@ -165,6 +165,24 @@ impl Flow {
             Kind::Ledger { source, .. } => log(source.as_ref())?.head().await,
             #[cfg(feature = "postgres")]
             Kind::Tables(tables) => tables.source().head().await,
+        }
+    }
+
+    /// How far behind the head a position is.
+    pub async fn lag(&self, after: &Cursor) -> Result<Lag> {
+        match &self.0 {
+            Kind::Ledger { source, .. } => log(source.as_ref())?.lag(after).await,
+            #[cfg(feature = "postgres")]
+            Kind::Tables(tables) => tables.source().lag(after).await,
+        }
+    }
+
+    /// About how many entries or rows the source holds.
+    pub async fn size(&self) -> Result<u64> {
+        match &self.0 {
+            Kind::Ledger { source, .. } => log(source.as_ref())?.size().await,
+            #[cfg(feature = "postgres")]
+            Kind::Tables(tables) => tables.source().size().await,
         }
     }
 

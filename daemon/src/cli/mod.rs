@@ -35,6 +35,8 @@ use crate::exit::Exit;
 #[command(
     name = "ledger",
     disable_version_flag = true,
+    // A script's own options may follow those of a wrapper.
+    args_override_self = true,
     max_term_width = 100,
     after_help = "Example: ledger start && ledger stream append \"hello\" && ledger stream read"
 )]

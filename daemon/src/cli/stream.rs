@@ -1,4 +1,7 @@
 //! The arguments of `ledger stream`.
+//!
+//! A value may begin with a hyphen, as scripts that pass on keys and tags rely on: what follows an
+//! option that takes a value is its value. An option that stands twice counts as it stands last.
 
 use std::path::PathBuf;
 
@@ -57,7 +60,7 @@ pub(crate) enum Stream {
 #[derive(Debug, Args)]
 pub(crate) struct Scope {
     /// The store
-    #[arg(long, short = 's', value_name = "NAME", default_value = DEFAULT_STORE)]
+    #[arg(long, short = 's', value_name = "NAME", allow_hyphen_values = true, default_value = DEFAULT_STORE)]
     pub(crate) store: String,
 }
 
@@ -66,7 +69,7 @@ pub(crate) struct Append {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// What to append, as a JSON string; without it, lines are read from --file or standard input
     #[arg(value_name = "PAYLOAD")]
@@ -78,6 +81,7 @@ pub(crate) struct Append {
     #[arg(
         long,
         value_name = "KEY",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
@@ -86,15 +90,16 @@ pub(crate) struct Append {
     #[arg(
         long,
         value_name = "KEY",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
     pub(crate) dedup_key: String,
     /// A metadata pair; may be repeated
-    #[arg(long, value_name = "K=V", action = ArgAction::Append, value_parser = pair)]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true, action = ArgAction::Append, value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
     /// A tag; may be repeated
-    #[arg(long, value_name = "TAG", action = ArgAction::Append)]
+    #[arg(long, value_name = "TAG", allow_hyphen_values = true, action = ArgAction::Append)]
     pub(crate) tag: Vec<String>,
     /// Append only where this many entries were ever appended: a number, `none`, `exists` or `any`
     #[arg(long, value_name = "VERSION", value_parser = expected)]
@@ -145,16 +150,28 @@ pub(crate) struct Read {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// One JSON object a line, everything about the entry in it
     #[arg(long)]
     pub(crate) json: bool,
     /// Only entries behind this id
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ID",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) after: String,
     /// The most entries; 0 means 100
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) limit: i64,
     /// Newest first
     #[arg(long)]
@@ -163,6 +180,7 @@ pub(crate) struct Read {
     #[arg(
         long,
         value_name = "KEY",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
@@ -171,6 +189,7 @@ pub(crate) struct Read {
     #[arg(
         long,
         value_name = "TAG",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
@@ -186,6 +205,7 @@ pub(crate) struct Search {
         long,
         short = 'S',
         value_name = "NAME",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
@@ -196,7 +216,13 @@ pub(crate) struct Search {
     #[arg(long)]
     pub(crate) json: bool,
     /// The most entries; 0 means 100
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) limit: i64,
     /// Newest first
     #[arg(long)]
@@ -208,7 +234,7 @@ pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
 }
 
@@ -220,12 +246,19 @@ pub(crate) struct List {
     #[arg(
         long,
         value_name = "NAME",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
     pub(crate) after: String,
     /// The most streams; 0 means 100
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) limit: i64,
 }
 
@@ -234,7 +267,7 @@ pub(crate) struct Stat {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
 }
 
@@ -243,17 +276,23 @@ pub(crate) struct Tag {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// The entry
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ID",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) id: String,
     /// A tag; may be repeated, none removes all
     #[arg(
         id = "tag",
         long = "tag",
         short = 't',
-        value_name = "TAG",
+        value_name = "TAG", allow_hyphen_values = true,
         action = ArgAction::Append
     )]
     pub(crate) tags: Vec<String>,
@@ -264,13 +303,19 @@ pub(crate) struct Annotate {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// The entry
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ID",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) id: String,
     /// A pair; `K=` deletes, `K` sets an empty value; may be repeated
-    #[arg(long, value_name = "K=V", action = ArgAction::Append)]
+    #[arg(long, value_name = "K=V", allow_hyphen_values = true, action = ArgAction::Append)]
     pub(crate) set: Vec<String>,
 }
 
@@ -279,12 +324,13 @@ pub(crate) struct Rename {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// The new name
     #[arg(
         long,
         value_name = "NAME",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]
@@ -296,10 +342,16 @@ pub(crate) struct Trim {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// The last entry to remove
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ID",
+        allow_hyphen_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) before: String,
 }
 
@@ -308,7 +360,7 @@ pub(crate) struct Tail {
     #[command(flatten)]
     pub(crate) scope: Scope,
     /// The stream
-    #[arg(long, short = 'S', value_name = "NAME", default_value = STREAM)]
+    #[arg(long, short = 'S', value_name = "NAME", allow_hyphen_values = true, default_value = STREAM)]
     pub(crate) stream: String,
     /// One JSON object a line, everything about the entry in it
     #[arg(long)]
@@ -317,10 +369,15 @@ pub(crate) struct Tail {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub(crate) interval: std::time::Duration,
     /// The most entries of one message
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        default_value_t = 50
+    )]
     pub(crate) limit: i64,
     /// Begin with the newest N entries
-    #[arg(long, value_name = "N", conflicts_with_all = ["now", "pattern"])]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with_all = ["now", "pattern"])]
     pub(crate) last: Option<i64>,
     /// Begin with what is appended from now on
     #[arg(long)]
@@ -339,6 +396,7 @@ pub(crate) struct Export {
         long,
         short = 'S',
         value_name = "NAME",
+        allow_hyphen_values = true,
         default_value = "",
         hide_default_value = true
     )]

@@ -61,7 +61,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// The daemon that configuration and arguments name.
     pub(crate) fn of(overrides: &Overrides) -> anyhow::Result<Self> {
-        Self::at(&Config::load(overrides)?)
+        Self::at(&Config::for_client(overrides)?)
     }
 
     /// The daemon of a configuration.

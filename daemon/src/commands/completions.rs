@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_mangen::Man as Page;
 
+use super::version::VERSION;
 use crate::cli::{Cli, Completions, Man};
 use crate::exit::Exit;
 use crate::printer::Printer;
@@ -23,7 +24,7 @@ pub(crate) fn completions(options: &Completions, printer: &Printer) -> anyhow::R
 pub(crate) fn man(options: &Man, printer: &Printer) -> anyhow::Result<Exit> {
     let Some(folder) = &options.dir else {
         let mut page = Vec::new();
-        Page::new(Cli::command()).render(&mut page)?;
+        Page::new(Cli::command().version(VERSION)).render(&mut page)?;
         printer.lines(&page)?;
         return Ok(Exit::Done);
     };
@@ -43,6 +44,7 @@ fn write(command: &clap::Command, name: &str, folder: &Path) -> std::io::Result<
         command
             .clone()
             .name(name.to_owned())
+            .version(VERSION)
             .display_name(name.to_owned()),
     )
     .render(&mut page)?;

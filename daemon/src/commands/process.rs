@@ -155,7 +155,7 @@ pub(crate) fn reload(global: &Global, printer: &Printer) -> anyhow::Result<Exit>
 /// stopped, whatever has become of its file since.
 fn good_or_default(global: &Global, printer: &Printer) -> anyhow::Result<Config> {
     let overrides = global.overrides();
-    Config::load(&overrides).or_else(|error| {
+    Config::for_client(&overrides).or_else(|error| {
         let (path, _) = config::path(&overrides)?;
         printer.notice(&format!("Warning: {error:#}"));
         let folder = path.parent().context("find the configuration's folder")?;

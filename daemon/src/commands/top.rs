@@ -157,7 +157,14 @@ fn draw(frame: &mut Frame<'_>, address: &str, seen: &Seen) {
         ])
         .style(style)
     });
-    let widths = [24, 12, 40, 60].map(Constraint::Max);
+    let names = seen.stores.iter().map(|store| store.name.as_str());
+    let backends = seen.stores.iter().map(|store| store.backend.as_str());
+    let widths = [
+        fitting("STORE", names, 48),
+        Constraint::Length(11),
+        fitting("BACKEND", backends, 48),
+        Constraint::Fill(1),
+    ];
     let table = Table::new(rows, widths)
         .header(Row::new(["STORE", "STATE", "BACKEND", "ERROR"]).style(heading))
         .block(Block::bordered().title("stores"));
@@ -171,7 +178,17 @@ fn draw(frame: &mut Frame<'_>, address: &str, seen: &Seen) {
         };
         Row::new(cells(bridge)).style(style)
     });
-    let widths = [24, 16, 36, 10, 8, 9, 11, 6, 60].map(Constraint::Max);
+    let names = seen.bridges.iter().map(|bridge| bridge.name.as_str());
+    let stores = seen.bridges.iter().map(|bridge| bridge.store.as_str());
+    let sinks = seen.bridges.iter().map(|bridge| bridge.to.as_str());
+    let numbers = [9, 8, 9, 9, 5].map(Constraint::Length);
+    let mut widths = vec![
+        fitting("BRIDGE", names, 32),
+        fitting("STORE", stores, 24),
+        fitting("TO", sinks, 40),
+    ];
+    widths.extend(numbers);
+    widths.push(Constraint::Fill(1));
     let headings = [
         "BRIDGE",
         "STORE",
@@ -188,4 +205,59 @@ fn draw(frame: &mut Frame<'_>, address: &str, seen: &Seen) {
         .block(Block::bordered().title("bridges"));
     frame.render_widget(table, lower);
     frame.render_widget(Line::from("q ends"), foot);
+}
+
+/// As wide as the longest of a column's cells and its heading, at most `most`.
+fn fitting<'a>(heading: &str, cells: impl Iterator<Item = &'a str>, most: u16) -> Constraint {
+    let longest = cells
+        .map(|cell| cell.chars().count())
+        .fold(heading.len(), usize::max);
+    Constraint::Length(u16::try_from(longest).map_or(most, |longest| longest.min(most)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+
+    #[test]
+    fn names_are_not_cut_where_there_is_room() {
+        let store = StoreStatus {
+            name: "ledger_entries".to_owned(),
+            backend: "postgres://127.0.0.1:5432/ledger".to_owned(),
+            ..StoreStatus::default()
+        };
+        let bridge = Bridge {
+            name: "orders-to-clickhouse".to_owned(),
+            store: "ledger_entries".to_owned(),
+            to: "clickhouse://127.0.0.1:8123/default".to_owned(),
+            ..Bridge::default()
+        };
+        let seen = Seen {
+            stores: vec![store.clone()],
+            bridges: vec![bridge.clone()],
+            ..Seen::default()
+        };
+        let mut terminal = Terminal::new(TestBackend::new(130, 12)).unwrap();
+        terminal.draw(|frame| draw(frame, "here", &seen)).unwrap();
+        let screen: String = terminal
+            .backend()
+            .buffer()
+            .content()
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect();
+        for text in [
+            &store.name,
+            &store.backend,
+            &bridge.name,
+            &bridge.store,
+            &bridge.to,
+        ] {
+            assert!(screen.contains(text.as_str()), "{text}: {screen}");
+        }
+        assert!(screen.contains("LAST ERROR"), "{screen}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The configuration: what a file, the environment and the arguments say together.
 
 mod bridges;
+mod client;
 mod database;
 pub(crate) mod duration;
 mod first_run;
@@ -11,13 +12,15 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use ledger::StoreName;
 
 pub(crate) use database::Db;
 pub(crate) use first_run::write as write_first;
 pub(crate) use sections::{BridgeConfig, Carried, Hook, HttpTls, Limits, Tls};
 pub(crate) use show::show;
+
+use crate::exit::Failure;
 
 use tree::{Problems, Section};
 
@@ -108,11 +111,11 @@ impl Config {
             config.api_key = Some(key.clone());
         }
         if let Some(addr) = &overrides.addr {
-            check_address(addr).map_err(|rule| anyhow!("--addr: {rule}"))?;
+            check_address(addr).map_err(|rule| Failure::usage(format!("--addr: {rule}")))?;
             config.listen.clone_from(addr);
         }
         if let Some(addr) = &overrides.http_addr {
-            check_address(addr).map_err(|rule| anyhow!("--http-addr: {rule}"))?;
+            check_address(addr).map_err(|rule| Failure::usage(format!("--http-addr: {rule}")))?;
             config.http_listen = Some(addr.clone());
         }
         Ok(config)
@@ -259,7 +262,10 @@ pub(crate) fn lacks_variable(error: &anyhow::Error) -> bool {
 pub(crate) fn path(overrides: &Overrides) -> anyhow::Result<(PathBuf, bool)> {
     if let Some(path) = &overrides.config {
         if !path.exists() {
-            bail!("--config: {} does not exist", path.display());
+            return Err(Failure::usage(format!(
+                "--config: {} does not exist",
+                path.display()
+            )));
         }
         return Ok((std::path::absolute(path).context("--config")?, true));
     }

@@ -9,9 +9,12 @@ use ledger::bridge::{AnyBridge, BridgeOptions, State, Stats, VerifyOptions};
 use ledger::connect::Flow;
 use ledger::observe::Recorder;
 use ledger::pipeline::Stop;
-use ledger::{ChangeLog, Consumers, Cursor, Error, ErrorKind, PipelineId, Result, Store};
+use ledger::{
+    ChangeLog, Consumers, Cursor, Error, ErrorKind, Lag, PipelineId, Progress, Result, Store,
+};
 use ledger_server::{BridgeState, BridgeStatus, Bridges, Letters, Verification};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::stores::Served;
 use crate::config::{BridgeConfig, Carried};
@@ -20,6 +23,9 @@ use crate::tables::table_name;
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
 /// time, up to the second.
 const WAITS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+
+/// How often the lag of a bridge that carries nothing is measured.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// How many differences are told.
 const NAMED: usize = 100;
@@ -60,6 +66,8 @@ struct Shown {
     error: Option<String>,
     /// Whether it ended for a reason that waiting will not mend.
     ended: bool,
+    /// How far it is behind, while it carries nothing and so does not measure that itself.
+    behind: Option<Lag>,
     dead_letters: u64,
 }
 
@@ -78,6 +86,14 @@ fn log(source: &dyn Store) -> Result<&dyn ChangeLog> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The lag of a bridge that has everything before it.
+fn all(entries: u64) -> Lag {
+    Lag {
+        entries,
+        ..Lag::default()
+    }
 }
 
 /// What a reload changed.
@@ -261,7 +277,17 @@ impl One {
             task: Mutex::default(),
         });
         let (running, stores) = (Arc::clone(&one), Arc::clone(&running.stores));
-        let task = tokio::spawn(async move { Box::pin(running.run(&stores)).await });
+        let task = tokio::spawn(async move {
+            let run = async {
+                Box::pin(running.run(&stores)).await;
+                // One that has ended falls behind like any other.
+                running.stop.stopped().await;
+            };
+            tokio::select! {
+                () = run => {}
+                () = running.measure() => {}
+            }
+        });
         *lock(&one.task) = Some(task);
         one
     }
@@ -393,7 +419,86 @@ impl One {
         }
     }
 
+    /// Whether the bridge itself measures how far it is behind, as it does while it carries.
+    fn measures_itself(&self) -> bool {
+        let shown = lock(&self.shown);
+        let state = shown.ends.as_ref().map(|ends| ends.bridge.stats().state);
+        !shown.ended && matches!(state, Some(State::Copying | State::Following))
+    }
+
+    /// Measures now and then, for ever, how far a bridge is behind that is paused, has ended, or
+    /// cannot reach its sink.
+    async fn measure(&self) {
+        let mut tick = tokio::time::interval(MEASURE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.measures_itself() {
+                lock(&self.shown).behind = None;
+                continue;
+            }
+            match self.behind().await {
+                Ok(Some(behind)) => {
+                    self.recorder.lag(&self.config.name, behind.age);
+                    lock(&self.shown).behind = Some(behind);
+                }
+                Ok(None) => {}
+                // It is no closer than it was.
+                Err(error) => {
+                    tracing::debug!(error = error.chain(), "could not measure the lag");
+                }
+            }
+        }
+    }
+
+    /// How far it is behind; none while its source is not known.
+    async fn behind(&self) -> Result<Option<Lag>> {
+        let (source, ends) = {
+            let shown = lock(&self.shown);
+            (shown.source.clone(), shown.ends.clone())
+        };
+        let position = ends.as_ref().and_then(|ends| ends.bridge.stats().position);
+        match (&ends, &source) {
+            (Some(ends), _) => {
+                let flow = &ends.flow;
+                match self.position(flow.consumers()?, position).await? {
+                    Some(position) => flow.lag(&position).await.map(Some),
+                    // It has not begun: everything is to be carried.
+                    None => Ok(Some(all(flow.size().await?))),
+                }
+            }
+            (None, Some(source)) => {
+                let log = log(source.as_ref())?;
+                match self.position(log.consumers(), position).await? {
+                    Some(position) => log.lag(&position).await.map(Some),
+                    None => Ok(Some(all(log.size().await?))),
+                }
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// How far it is; none where it is not registered yet. `position` is that of this run: another
+    /// instance may be further, and the source is told of the position now and then only.
+    async fn position(
+        &self,
+        consumers: &dyn Consumers,
+        position: Option<Cursor>,
+    ) -> Result<Option<Cursor>> {
+        let registered = consumers.list().await?.into_iter();
+        let mut registered = registered.filter(|consumer| consumer.pipeline == self.config.name);
+        let Some(registered) = registered.next() else {
+            return Ok(None);
+        };
+        let position = match position.as_ref().map(Progress::from_cursor).transpose()? {
+            Some(Progress::Follow(cursor) | Progress::Snapshot { start: cursor, .. }) => cursor,
+            None => registered.confirmed.clone(),
+        };
+        Ok(Some(position.max(registered.confirmed)))
+    }
+
     fn status(&self) -> BridgeStatus {
+        let measures_itself = self.measures_itself();
         let shown = lock(&self.shown);
         let stats = shown.ends.as_ref().map(|ends| ends.bridge.stats());
         let stats = stats.unwrap_or_default();
@@ -416,6 +521,10 @@ impl One {
             position,
             ..
         } = stats;
+        let (lag_entries, lag) = match &shown.behind {
+            Some(behind) if !measures_itself => (behind.entries, behind.age),
+            _ => (lag_entries, lag),
+        };
         let error = shown.error.clone().or(last_error);
         BridgeStatus {
             name: self.config.name.clone(),

@@ -189,6 +189,42 @@ fn a_bridge_that_fails_harms_nobody_else() {
 }
 
 #[test]
+fn the_lag_of_a_bridge_that_carries_nothing_is_told() {
+    let home = Home::new("");
+    home.configure(&format!(
+        "bridges:\n{}{}",
+        bridge("paused", &home.url("replica.db")),
+        bridge("down", "postgres://u:p@127.0.0.1:1/d")
+    ));
+    home.out(&["start"]);
+    home.out(&["stream", "append", "a", "-s", "orders"]);
+    wait_until_carried(&home, "paused", 1);
+    home.out(&["bridge", "pause", "paused"]);
+    wait("the pause", || status(&home, "paused")["state"] == "paused");
+    for payload in ["b", "c", "d"] {
+        home.out(&["stream", "append", payload, "-s", "orders"]);
+    }
+    wait("the lag of the one that is paused", || {
+        let status = status(&home, "paused");
+        status["lag_entries"] == 3 && status["lag_seconds"].as_f64() > Some(0.0)
+    });
+    // It has carried nothing yet.
+    wait("the lag of the one without a sink", || {
+        status(&home, "down")["lag_entries"] == 4
+    });
+    let (_, metrics) = home.http("/metrics");
+    assert!(
+        metrics.contains("ledger_bridge_lag_entries{bridge_name=\"paused\"} 3\n"),
+        "{metrics}"
+    );
+    home.out(&["bridge", "resume", "paused"]);
+    wait("the rest to be carried", || {
+        let status = status(&home, "paused");
+        status["state"] == "following" && status["lag_entries"] == 0
+    });
+}
+
+#[test]
 fn a_reload_takes_variables_that_only_the_daemon_has() {
     let home = Home::new("");
     let variable = "LEDGER_TEST_ONLY_THE_DAEMONS";
@@ -210,8 +246,19 @@ fn a_reload_takes_variables_that_only_the_daemon_has() {
     home.configure(&format!("{}frob: 1", config("third")));
     assert_eq!(home.ran(&["reload"]).code, Some(0));
     home.wait_for_log("the new configuration is refused; the old one stays");
-    // The client reads the same file, to know where the daemon is.
+    // The client reads the same file, to know where the daemon is, and needs no more of it.
     home.configure(&config("second"));
-    assert_eq!(with_variable(&["bridge", "status", "second"]), Some(0));
-    assert_eq!(with_variable(&["bridge", "status", "third"]), Some(5));
+    for line in [&["bridge", "status", "second"][..], &["status"]] {
+        let ran = home.ran(line);
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+    }
+    assert_eq!(home.ran(&["bridge", "status", "third"]).code, Some(5));
+    home.configure(&format!("{}api_key: \"${{{variable}}}\"", config("second")));
+    let unset = home.ran(&["stream", "count"]);
+    assert!(
+        unset.code == Some(1) && unset.err.contains("api_key"),
+        "{unset:#?}"
+    );
+    let given = home.ran(&["stream", "count", "--api-key", "k"]);
+    assert_eq!(given.code, Some(0), "{given:#?}");
 }

@@ -173,3 +173,19 @@ fn an_interrupted_load_goes_on_where_it_ended() {
     assert_eq!(changed.code, Some(2), "{changed:#?}");
     assert!(changed.err.contains("has changed"), "{changed:#?}");
 }
+
+#[test]
+fn a_file_that_was_appended_as_a_whole_has_nothing_to_resume() {
+    let home = Home::started("");
+    let file = home.path("lines.jsonl");
+    std::fs::write(&file, "{\"n\":1}\n{\"n\":2}\n").unwrap();
+    let file = file.display().to_string();
+    let load = ["stream", "append", "--file", &file, "-o", "json"];
+    let resume = [&load[..], &["--resume"]].concat();
+    assert_eq!(home.out(&resume), "{\"appended\":2,\"duplicates\":0}\n");
+    assert_eq!(home.out(&resume), "{\"appended\":0,\"duplicates\":0}\n");
+    assert_eq!(home.out(&["stream", "count"]), "2\n");
+    // Without it all are appended once more.
+    assert_eq!(home.out(&load), "{\"appended\":2,\"duplicates\":0}\n");
+    assert_eq!(home.out(&["stream", "count"]), "4\n");
+}

@@ -263,7 +263,9 @@ fn completions_and_pages_are_made_and_top_needs_a_terminal() {
             "{shell}"
         );
     }
-    assert!(home.out(&["man"]).contains(".TH"));
+    let title = format!(".TH ledger 1  \"ledger {}", env!("CARGO_PKG_VERSION"));
+    let page = home.out(&["man"]);
+    assert!(page.contains(&title), "{page}");
     let dir = home.path("man").display().to_string();
     home.out(&["man", "--dir", &dir]);
     let page = std::fs::read_to_string(home.path("man/ledger-stream-append.1")).unwrap();

@@ -230,4 +230,9 @@ fn the_version_names_commit_and_day() {
         rest.contains(", built 2") && rest.ends_with(")\n"),
         "{said}"
     );
+    let value = done(&mut program(&["version", "-o", "json"])).out;
+    assert!(
+        value.starts_with('{') && value.contains("\"commit\""),
+        "{value}"
+    );
 }

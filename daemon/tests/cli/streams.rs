@@ -171,10 +171,62 @@ fn wrong_input_is_one_line_with_an_exit_code_of_its_kind() {
         "{gone:#?}"
     );
     let missing = home.ran(&["stream", "count", "-c", "/no/such.yaml"]);
-    assert_eq!(missing.code, Some(1));
+    assert_eq!(missing.code, Some(2));
     assert!(
         missing.err.contains("/no/such.yaml does not exist"),
         "{missing:#?}"
+    );
+    let nowhere = home.ran(&["stream", "count", "--addr", "nowhere"]);
+    assert_eq!(nowhere.code, Some(2));
+    assert!(nowhere.err.contains("--addr"), "{nowhere:#?}");
+}
+
+#[test]
+fn a_value_may_begin_with_a_hyphen_and_the_last_of_an_option_counts() {
+    let home = Home::started("");
+    let ok = |line: &[&str], out: &str| check(&home, &[&["stream"], line].concat(), 0, out, "");
+    ok(
+        &[
+            "append",
+            "x",
+            "-S",
+            "-s1",
+            "--tag",
+            "-a",
+            "--tag",
+            "--b",
+            "--meta",
+            "-k=-v",
+            "--order-key",
+            "-5",
+            "--dedup-key",
+            "-d",
+        ],
+        "1\n",
+    );
+    ok(&["append", "x", "-S", "-s1", "--dedup-key", "-d"], "");
+    ok(&["annotate", "-S", "-s1", "--id", "1", "--set", "-n=1"], "");
+    ok(
+        &["read", "-S", "-s1", "--order-key", "-5", "--tag", "-a"],
+        "1\tx\n",
+    );
+    ok(
+        &["read", "-S", "-s1", "--tag", "--b", "--limit", "-1"],
+        "1\tx\n",
+    );
+    ok(&["list", "--limit", "-1"], "-s1\n");
+    ok(
+        &[
+            "read", "-S", "none", "-S", "-s1", "--limit", "5", "--limit", "1",
+        ],
+        "1\tx\n",
+    );
+    let all: Value =
+        serde_json::from_str(&home.out(&["stream", "read", "-S", "-s1", "--json"])).unwrap();
+    assert_eq!(
+        all["tags"],
+        serde_json::json!(["--b", "-a"]),
+        "both stand there"
     );
 }
 

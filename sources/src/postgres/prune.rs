@@ -70,7 +70,8 @@ async fn prune(inner: &Inner) -> Result<u64> {
     let seconds = |time: Duration| time.as_secs_f64();
     // The row a consumer has confirmed stays, since its digest is what proves the cursor. For the
     // same reason the row before the oldest young one stays, to which the cursor of a reader points
-    // that has read all but the young ones, and the newest row.
+    // that has read all but the young ones, and the newest row. Where all are young nothing is old
+    // enough (0): a NULL there would not count among the bounds, and a consumer alone would decide.
     let sql = inner.tables.sql(
         "WITH young AS (
             SELECT (SELECT min(seq) FROM {log}
@@ -80,9 +81,11 @@ async fn prune(inner: &Inner) -> Result<u64> {
                 (SELECT max(seq) FROM {log}) AS newest),
         kept AS (
             SELECT CASE WHEN y.of_min IS NULL THEN y.newest
-                    ELSE (SELECT max(seq) FROM {log} WHERE seq < y.of_min) END AS of_min,
+                    ELSE coalesce((SELECT max(seq) FROM {log} WHERE seq < y.of_min), 0)
+                END AS of_min,
                 CASE WHEN $3::float8 IS NULL THEN 0 WHEN y.of_max IS NULL THEN y.newest
-                    ELSE (SELECT max(seq) FROM {log} WHERE seq < y.of_max) END AS of_max
+                    ELSE coalesce((SELECT max(seq) FROM {log} WHERE seq < y.of_max), 0)
+                END AS of_max
             FROM young y),
         doomed AS (
             SELECT l.seq FROM {log} l WHERE l.seq < (

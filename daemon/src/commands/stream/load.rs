@@ -47,6 +47,7 @@ pub(super) async fn run(options: &Append, global: &Global, on: &On<'_>) -> anyho
     let done = if options.resume {
         progress.resume()?
     } else {
+        progress.restart()?;
         0
     };
     if done > 0 {
@@ -89,7 +90,6 @@ pub(super) async fn run(options: &Append, global: &Global, on: &On<'_>) -> anyho
     }
     // A line that is wrong has ended the requests, and what stands before it is appended.
     read.await.context("read lines")??;
-    progress.finished();
     let Told {
         appended,
         duplicates,

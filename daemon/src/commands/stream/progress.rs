@@ -53,7 +53,21 @@ impl Progress {
         Ok(Self { kept })
     }
 
-    /// Takes up where an earlier run ended, and tells how many lines are done.
+    /// Begins anew: what is known of an earlier run counts no more.
+    pub(super) fn restart(&self) -> anyhow::Result<()> {
+        let Some((path, _)) = &self.kept else {
+            return Ok(());
+        };
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("forget the progress in {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes up where an earlier run ended, and tells how many lines are done. Of a file that has
+    /// been appended as a whole these are all: who does not know how the earlier run ended may ask.
     pub(super) fn resume(&mut self) -> anyhow::Result<u64> {
         let Some((path, now)) = &mut self.kept else {
             return Ok(0);
@@ -65,8 +79,8 @@ impl Progress {
             .with_context(|| format!("--resume: {} is damaged; remove it", path.display()))?;
         if (before.bytes, before.modified) != (now.bytes, now.modified) {
             return Err(Failure::usage(
-                "--resume: the file has changed since it was interrupted; append what is new of it \
-                 by itself, or all of it without --resume",
+                "--resume: the file has changed since it was appended; append what is new of it by \
+                 itself, or all of it without --resume",
             ));
         }
         now.lines = before.lines;
@@ -87,13 +101,5 @@ impl Progress {
         serde_json::to_writer(&mut file, state).with_context(within)?;
         file.persist(&*path).with_context(within)?;
         Ok(())
-    }
-
-    /// Forgets it: the whole file has been appended.
-    pub(super) fn finished(self) {
-        if let Some((path, _)) = self.kept {
-            // What is left behind names a file that is done; --resume would then append nothing.
-            drop(fs::remove_file(path));
-        }
     }
 }
