@@ -262,8 +262,8 @@ listen_addresses = '127.0.0.1'
 port = $pg_port
 unix_socket_directories = ''
 wal_level = logical
-max_wal_senders = 20
-max_replication_slots = 20
+max_wal_senders = 60
+max_replication_slots = 60
 max_connections = 200
 max_prepared_transactions = 10
 CONF

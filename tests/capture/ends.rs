@@ -88,21 +88,35 @@ impl Ends {
         rows
     }
 
-    /// What a select of one text column gives at the sink, in the order asked for.
+    /// What the first column of a select is at the sink, in the order asked for; NULL as `NULL`.
     pub(crate) async fn sink(&self, select: &str) -> Vec<String> {
-        let answer = client(&self.to).query_raw(select).fetch_all::<String>();
-        answer
-            .await
-            .unwrap_or_else(|error| panic!("{select}: {error}"))
+        let query = client(&self.to).query_raw(select);
+        let mut answer = query.fetch_bytes("JSONCompactEachRow").unwrap();
+        let text = answer.collect().await;
+        let text = text.unwrap_or_else(|error| panic!("{select}: {error}"));
+        let rows = std::str::from_utf8(&text).unwrap().lines().map(|line| {
+            let row: Vec<serde_json::Value> = serde_json::from_str(line).unwrap();
+            match &row[0] {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Null => "NULL".to_owned(),
+                other => other.to_string(),
+            }
+        });
+        rows.collect()
     }
 
     /// What a select of one number gives at the sink.
     pub(crate) async fn number(&self, select: &str) -> u64 {
-        client(&self.to)
-            .query_raw(select)
-            .fetch_one::<u64>()
-            .await
-            .unwrap_or_else(|error| panic!("{select}: {error}"))
+        let rows = self.sink(select).await;
+        rows[0].parse().unwrap()
+    }
+
+    /// Whether the sink has a table or a view of this name.
+    pub(crate) async fn has(&self, name: &str) -> bool {
+        let select = format!(
+            "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = '{name}'"
+        );
+        self.number(&select).await == 1
     }
 
     pub(crate) async fn flow(&self) -> Result<Flow> {

@@ -102,12 +102,8 @@ async fn a_server_that_is_killed_loses_and_doubles_nothing() {
         server.restart().await;
     }
     until("everything has arrived", async || {
-        ends.sink(
-            "SELECT toString(count()) FROM system.tables WHERE database = currentDatabase() \
-             AND name IN ('t_current', 'l_current')",
-        )
-        .await
-            == ["2"]
+        ends.has("t_current").await
+            && ends.has("l_current").await
             && ends.number("SELECT count() FROM l_current").await == 4
     })
     .await;
@@ -155,13 +151,13 @@ async fn a_copy_goes_on_where_it_was_interrupted() {
         Engine::Today,
         "public.*",
         "CREATE TABLE t (id int PRIMARY KEY, v text);
-         INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 150000) i; ANALYZE t;",
+         INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 300000) i; ANALYZE t;",
     )
     .await;
     ends.options.copy_width = 1;
     let running = ends.start().await;
     until("a part is copied", async || {
-        running.bridge.stats().delivered > 60_000
+        running.bridge.stats().delivered > 120_000
     })
     .await;
     running.task.abort();
@@ -170,7 +166,7 @@ async fn a_copy_goes_on_where_it_was_interrupted() {
     let summary = ends.once().await.unwrap();
     // Not from the beginning again.
     assert!(
-        summary.stats.delivered < 140_000,
+        summary.stats.delivered < 280_000,
         "{}",
         summary.stats.delivered
     );

@@ -29,7 +29,7 @@ use super::transport::{Replication, quoted};
 /// How long the log is followed between two rounds of copying, where it does not run dry before.
 const FOLLOW: Duration = Duration::from_millis(250);
 /// How often a position is handed on while nothing happens: each makes the sink store it.
-const ALIVE: Duration = Duration::from_secs(10);
+const ALIVE: Duration = Duration::from_secs(3);
 /// How often it is looked whether a run that waits for the log has to end.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long dropping a slot may take.

@@ -165,7 +165,7 @@ impl Rows {
                     return Ok(());
                 };
                 let row = place.row(row)?;
-                let before = before.map(|before| place.row(before)).transpose()?;
+                let before = before.map(|before| place.before(before)).transpose()?;
                 let op = self.complete(&place, row, before).await?;
                 self.push(&place, op, steps);
             }
@@ -173,7 +173,7 @@ impl Rows {
                 let Some(place) = self.change(relation)? else {
                     return Ok(());
                 };
-                let before = place.row(before)?;
+                let before = place.before(before)?;
                 self.push(&place, RowOp::Delete(before), steps);
             }
             Message::Truncate { relations } => {
@@ -388,6 +388,22 @@ struct Place {
 }
 
 impl Place {
+    /// The row before. Where only its key is told, the message has NULL in place of the rest.
+    fn before(&self, row: Row) -> Result<Row> {
+        let mut row = self.row(row)?;
+        if !self.table.full_identity {
+            let columns = self.table.columns.iter();
+            for (value, _) in row
+                .iter_mut()
+                .zip(columns)
+                .filter(|(_, column)| !column.key)
+            {
+                *value = Value::Absent;
+            }
+        }
+        Ok(row)
+    }
+
     /// The values of the columns that are carried.
     fn row(&self, mut row: Row) -> Result<Row> {
         let Some(places) = &self.places else {
