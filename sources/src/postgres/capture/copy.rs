@@ -283,11 +283,13 @@ async fn border(
 ) -> Result<Option<Vec<String>>> {
     let key: Vec<_> = key_columns(table).collect();
     let texts: Vec<_> = key.iter().map(|name| format!("{name}::text")).collect();
+    // Qualified: a name alone would mean the text that is selected, which has another order.
+    let order: Vec<_> = key.iter().map(|name| format!("t.{name}")).collect();
     let sql = format!(
-        "SELECT {} FROM {from}{} ORDER BY {} OFFSET {} LIMIT 1",
+        "SELECT {} FROM {from} AS t{} ORDER BY {} OFFSET {} LIMIT 1",
         texts.join(", "),
         range(table, after, None),
-        key.join(", "),
+        order.join(", "),
         rows.saturating_sub(1)
     );
     let row = sqlx::query(AssertSqlSafe(sql))
