@@ -24,6 +24,9 @@ pub struct Note {
     /// What of the newest shape may not have been done yet.
     #[serde(default)]
     pub pending: Vec<Alteration>,
+    /// Whether changes wait for the end of its copy.
+    #[serde(default)]
+    pub deferred: bool,
 }
 
 /// A column of the destination as the place of one of the source.
@@ -68,6 +71,7 @@ impl Note {
             copy: None,
             columns: table.columns.iter().map(Carried::new).collect(),
             pending: Vec::new(),
+            deferred: false,
         }
     }
 

@@ -379,7 +379,7 @@ impl Destination {
         let columns = self.present.iter().flat_map(visible);
         let columns = columns.collect::<Vec<_>>().join(", ");
         let shown = format!(
-            "`_version` >= (SELECT max(boundary) FROM {} WHERE target = {})",
+            "`_version` >= (SELECT tupleElement(max(boundary), 2) FROM {} WHERE target = {})",
             CapturedTables::NAME,
             literal(&self.target)
         );
