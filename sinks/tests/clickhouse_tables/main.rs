@@ -6,6 +6,7 @@
 // The exceptions for tests do not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod changes;
 mod database;
 mod model;
 mod rows;

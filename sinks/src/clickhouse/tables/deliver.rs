@@ -13,9 +13,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::decode::Reader;
 use super::destination::Destination;
 use super::images::{Fills, wanted};
-use super::rows::{Fill, Mark, Target, rejected};
+use super::rows::{Fill, Mark, Target};
 use super::work::{Entry, Work};
 use super::{Batch, ClickHouseTables, DELIVER};
+use crate::rejected::rejected;
 
 /// The rows of one table, as they are sent.
 struct Block {

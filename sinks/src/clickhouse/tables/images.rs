@@ -11,9 +11,10 @@ use ledger_layout::clickhouse::identifier;
 
 use super::decode::Reader;
 use super::destination::{Destination, Slot};
-use super::rows::{Fill, Target, rejected};
+use super::rows::{Fill, Target};
 use super::work::{Entry, Places};
 use super::{ClickHouseTables, DELIVER};
+use crate::rejected::rejected;
 
 /// How many rows with such values are written at once, as long as nothing is known of their size.
 pub(super) const LOOKUPS: usize = 1_000;
