@@ -373,6 +373,11 @@ pub(crate) async fn rows_without_a_key_are_told_apart(database: Database) {
         let expected = vec!["1|x", "1|x", "1|x", "1|x", "2|\\N"];
         assert_eq!(database.view("t").await, expected);
     }
+    // Copied rows are told apart by their cursors.
+    let mut same = batch(fence, &changes, 1, 3);
+    same.items[1].0 = same.items[0].0.clone();
+    let error = sink.deliver(&same).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
     let removal = [delete(&full(&t), (220, 2), &["1", "x"])];
     let error = try_deliver(&sink, fence, &removal).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);

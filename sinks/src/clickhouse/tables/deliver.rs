@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::try_join_all;
-use ledger_core::{CopyState, Cursor, CursorStore, Result, RowChange, RowOp, Sink, Value, Version};
+use ledger_core::{
+    CopyState, Cursor, CursorStore, Error, ErrorKind, Result, RowChange, RowOp, Sink, Value,
+    Version,
+};
 use ledger_layout::clickhouse::{CapturedTables, Dedup, Deferred, Held, StartedRows, Tables};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -25,6 +28,8 @@ struct Block {
     fills: Fills,
     bytes: Vec<u8>,
     count: usize,
+    /// What the last copied row of a table without a key is told by.
+    copied: Option<u128>,
 }
 
 #[async_trait]
@@ -175,6 +180,7 @@ impl ClickHouseTables {
                     fills: Fills::default(),
                     bytes: Vec::new(),
                     count: 0,
+                    copied: None,
                 });
             }
         }
@@ -416,6 +422,14 @@ impl Block {
         } else {
             0
         };
+        // Two rows of one position would be one row.
+        if row_of_copy != 0 && self.copied.replace(row_of_copy) == Some(row_of_copy) {
+            let what = format!(
+                "table {}: two copied rows have one cursor",
+                change.table.name
+            );
+            return Err(Error::new(ErrorKind::Internal, DELIVER, what));
+        }
         let written = mark(false, row_of_copy);
         let removed = mark(true, 1);
         match &change.op {
@@ -460,9 +474,9 @@ fn lacks(change: &RowChange) -> bool {
     }
 }
 
-fn unready(change: &RowChange) -> ledger_core::Error {
-    ledger_core::Error::new(
-        ledger_core::ErrorKind::Internal,
+fn unready(change: &RowChange) -> Error {
+    Error::new(
+        ErrorKind::Internal,
         DELIVER,
         format!("table {} was not made ready", change.table.name),
     )
