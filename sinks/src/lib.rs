@@ -6,5 +6,9 @@ pub mod clickhouse;
 mod delta;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
+mod rejected;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

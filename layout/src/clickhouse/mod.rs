@@ -35,7 +35,7 @@ mod http;
 mod insert;
 mod schema;
 
-pub use captured::{CapturedTables, Noted};
+pub use captured::{CapturedTables, Deferred, Noted};
 pub use config::{ClickHouseConfig, Secret};
 pub use cursors::{Cursors, Held};
 pub use error::{ServerError, map_error};

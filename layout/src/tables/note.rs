@@ -24,6 +24,9 @@ pub struct Note {
     /// What of the newest shape may not have been done yet.
     #[serde(default)]
     pub pending: Vec<Alteration>,
+    /// Whether changes wait for the end of its copy.
+    #[serde(default)]
+    pub deferred: bool,
 }
 
 /// A column of the destination as the place of one of the source.
@@ -68,6 +71,7 @@ impl Note {
             copy: None,
             columns: table.columns.iter().map(Carried::new).collect(),
             pending: Vec::new(),
+            deferred: false,
         }
     }
 
@@ -349,4 +353,100 @@ fn refuse(table: &TableName, column: &Column, rule: &str) -> Error {
 /// The command that copies a table anew.
 pub fn resync(table: &TableName) -> String {
     format!("`ledger bridge resync --table {table}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(columns: &[(&str, ColumnType)]) -> Table {
+        let columns = columns.iter().map(|(name, kind)| Column {
+            name: (*name).to_owned(),
+            kind: kind.clone(),
+            key: *name == "id",
+            nullable: *name != "id",
+            declared: String::new(),
+        });
+        Table {
+            id: 7,
+            name: TableName::new("public", "t"),
+            columns: columns.collect(),
+            full_identity: false,
+        }
+    }
+
+    fn evolve(note: &Note, table: &Table, commit: u64) -> Result<Note> {
+        let options = TableOptions {
+            renames: [("old".to_owned(), Some("new".to_owned()))].into(),
+            ..TableOptions::default()
+        };
+        let widens = |from: &Column, to: &Column| {
+            (&from.kind, &to.kind) == (&ColumnType::Int32, &ColumnType::Int64)
+        };
+        note.evolve(table, Version::new(commit, 2), &options, widens)
+    }
+
+    use ColumnType::{Int32, Int64, Text};
+
+    #[test]
+    fn rows_find_their_columns_by_the_time_they_are_of() {
+        let first = table(&[("id", Int32), ("a", Int32)]);
+        let gone = table(&[("id", Int32)]);
+        let again = table(&[("a", Text), ("id", Int32)]);
+        let note = Note::first(&first, Version::new(1, 2));
+        let note = evolve(&note, &gone, 10).unwrap();
+        let note = evolve(&note, &again, 20).unwrap();
+        let names: Vec<&str> = note.names().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["id", "a_until_14_2", "a"]);
+        assert_eq!(
+            note.places(&first, Version::new(5, 2)),
+            [Some(0), Some(1), None]
+        );
+        assert_eq!(
+            note.places(&gone, Version::new(15, 2)),
+            [Some(0), None, None]
+        );
+        // Its newest shape is never an older one, whatever the version: a copied row's is low.
+        assert_eq!(
+            note.places(&again, Version::new(5, 0)),
+            [Some(1), None, Some(0)]
+        );
+        assert!(!note.is_newer(&first, Version::new(5, 2)));
+        assert!(note.is_newer(&first, Version::new(30, 2)));
+    }
+
+    #[test]
+    fn a_column_renamed_and_widened_is_the_same_column() {
+        let first = table(&[("id", Int32), ("old", Int32)]);
+        let second = table(&[("id", Int32), ("new", Int64)]);
+        let note = evolve(&Note::first(&first, Version::default()), &second, 10).unwrap();
+        assert_eq!(note.names().count(), 2);
+        assert_eq!(note.places(&first, Version::new(5, 2)), [Some(0), Some(1)]);
+        assert_eq!(
+            note.places(&second, Version::new(10, 2)),
+            [Some(0), Some(1)]
+        );
+        let steps: Vec<bool> = note
+            .pending
+            .iter()
+            .map(|step| matches!(step, Alteration::Rename { .. }))
+            .collect();
+        assert_eq!(steps, [true, false], "renamed first, then widened");
+        // A note is kept as text, and read again.
+        let text = serde_json::to_string(&note).unwrap();
+        assert_eq!(serde_json::from_str::<Note>(&text).unwrap(), note);
+    }
+
+    #[test]
+    fn what_is_missing_while_the_table_is_copied_is_not_dropped() {
+        let first = table(&[("id", Int32), ("a", Int32)]);
+        let fewer = table(&[("id", Int32)]);
+        let mut note = Note::first(&first, Version::new(100, 0));
+        note.copy = Some(CopyState::Done {
+            point: 100,
+            through: 200,
+        });
+        assert_eq!(evolve(&note, &fewer, 150).unwrap().present().count(), 2);
+        assert_eq!(evolve(&note, &fewer, 200).unwrap().present().count(), 1);
+    }
 }

@@ -3,5 +3,7 @@
 mod apply;
 mod replica;
 mod sink;
+mod tables;
 
 pub use sink::PostgresSink;
+pub use tables::PostgresTables;

@@ -3,6 +3,8 @@
 mod apply;
 mod replica;
 mod sink;
+mod tables;
 
 pub use ledger_layout::sqlite::{Database, Durability, Location, SqliteConfig};
 pub use sink::SqliteSink;
+pub use tables::SqliteTables;

@@ -6,7 +6,9 @@
 // The exceptions for tests do not reach the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod changes;
 mod database;
+mod model;
 mod rows;
 mod shapes;
 mod types;
@@ -31,12 +33,15 @@ macro_rules! on_both_engines {
 }
 
 on_both_engines! {
+    model::any_history_comes_to_what_the_source_holds,
+    model::any_history_that_tells_whole_rows_does_too,
     rows::rows_are_inserted_updated_moved_and_deleted,
     rows::replays_with_other_borders_converge,
     rows::a_truncation_hides_what_came_before_also_on_replay,
     rows::a_later_copy_hides_what_it_does_not_find,
     rows::a_value_that_is_not_told_is_never_made_up,
     rows::a_row_that_moved_before_the_copy_saw_it_is_taken_from_there,
+    rows::what_a_row_lacks_is_waited_for_while_it_is_copied,
     rows::long_values_go_along_in_every_form,
     rows::a_written_batch_that_failed_is_written_again,
     rows::of_two_instances_the_earlier_is_fenced,

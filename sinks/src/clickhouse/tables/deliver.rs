@@ -1,21 +1,25 @@
 //! Delivering batches.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::try_join_all;
-use ledger_core::{CursorStore, Result, RowChange, RowOp, Sink, Value, Version};
-use ledger_layout::clickhouse::{CapturedTables, Dedup, Held, StartedRows, Tables};
+use ledger_core::{
+    CopyState, Cursor, CursorStore, Error, ErrorKind, Result, RowChange, RowOp, Sink, Value,
+    Version,
+};
+use ledger_layout::clickhouse::{CapturedTables, Dedup, Deferred, Held, StartedRows, Tables};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::decode::Reader;
 use super::destination::Destination;
 use super::images::{Fills, wanted};
-use super::rows::{Mark, Target, rejected};
+use super::rows::{Fill, Mark, Target};
 use super::work::{Entry, Work};
 use super::{Batch, ClickHouseTables, DELIVER};
+use crate::rejected::rejected;
 
 /// The rows of one table, as they are sent.
 struct Block {
@@ -24,6 +28,8 @@ struct Block {
     fills: Fills,
     bytes: Vec<u8>,
     count: usize,
+    /// What the last copied row of a table without a key is told by.
+    copied: Option<u128>,
 }
 
 #[async_trait]
@@ -95,22 +101,34 @@ impl ClickHouseTables {
         for (at, (_, change)) in batch.items.iter().enumerate() {
             let entry = work.entries.get(&change.table.id);
             if !entry.is_some_and(|entry| entry.admits(change)) {
-                self.write(batch, begun..at, work, held).await?;
+                self.write(batch, between(batch, begun, at), work, held)
+                    .await?;
                 begun = at;
                 if held.is_none() {
                     *held = Some(self.check(batch).await?);
                 }
                 self.admit(work, change).await?;
             }
+            if let RowOp::Copied(state @ CopyState::Done { .. }) = &change.op {
+                // Some of these may have to wait, until now.
+                self.write(batch, between(batch, begun, at), work, held)
+                    .await?;
+                begun = at;
+                let entry = work.entries.get(&change.table.id);
+                if entry.is_some_and(|entry| entry.note().is_ok_and(|note| note.deferred)) {
+                    self.catch_up(batch, change, state, work, held).await?;
+                }
+            }
             if lacks(change) {
                 lookups += 1;
                 if lookups > most {
-                    self.write(batch, begun..at, work, held).await?;
+                    self.write(batch, between(batch, begun, at), work, held)
+                        .await?;
                     (begun, lookups) = (at, 1);
                 }
             }
         }
-        self.write(batch, begun..batch.items.len(), work, held)
+        self.write(batch, between(batch, begun, batch.items.len()), work, held)
             .await?;
         self.note(work, held, batch).await
     }
@@ -139,11 +157,10 @@ impl ClickHouseTables {
     async fn write(
         &self,
         batch: &Batch,
-        range: Range<usize>,
+        items: &[(Cursor, RowChange)],
         work: &mut Work,
         held: &mut Option<Held>,
     ) -> Result<()> {
-        let items = batch.items.get(range.clone()).unwrap_or_default();
         if items.is_empty() {
             return Ok(());
         }
@@ -163,6 +180,7 @@ impl ClickHouseTables {
                     fills: Fills::default(),
                     bytes: Vec::new(),
                     count: 0,
+                    copied: None,
                 });
             }
         }
@@ -185,6 +203,28 @@ impl ClickHouseTables {
                 block.push(entry, change, cursor.as_bytes(), place)?;
             }
         }
+        let mut deferred = Vec::new();
+        for block in &blocks {
+            let mut kept = Vec::new();
+            for waiting in block.fills.deferred() {
+                let Some((_, change)) = items.get(waiting.item) else {
+                    continue;
+                };
+                let told = match &waiting.held {
+                    Some(held) => Some(block.told(work.entry(&change.table)?, change, held)?),
+                    None => None,
+                };
+                kept.push(Deferred {
+                    change: change.clone(),
+                    told,
+                });
+            }
+            if let (false, Some(entry)) = (kept.is_empty(), work.entries.get_mut(&block.table)) {
+                let target = &entry.noted.target;
+                tracing::debug!(target, rows = kept.len(), "rows wait for the copy");
+                deferred.push((entry.defer(), kept));
+            }
+        }
         blocks.retain(|block| block.count > 0);
         // Side by side: most of the time the server waits for its disk, and this for the server.
         // Nothing is inserted before the fence has been found to hold.
@@ -198,7 +238,56 @@ impl ClickHouseTables {
             starts.await?
         };
         try_join_all(started.into_iter().map(StartedRows::finish)).await?;
+        for (point, changes) in deferred {
+            self.captured
+                .defer(DELIVER, &batch.pipeline, point, &changes)
+                .await?;
+        }
         Ok(())
+    }
+
+    /// The copy is complete: what waited for it finds now what it lacked.
+    async fn catch_up(
+        &self,
+        batch: &Batch,
+        change: &RowChange,
+        state: &CopyState,
+        work: &mut Work,
+        held: &mut Option<Held>,
+    ) -> Result<()> {
+        let table = change.table.id;
+        if let Some(entry) = work.entries.get_mut(&table) {
+            entry.copied(state);
+        }
+        let mut after = Version::default();
+        loop {
+            let limit = self.lookups.load(Ordering::Relaxed);
+            let at = (table, state.point());
+            let captured = &self.captured;
+            let found = captured.deferred(DELIVER, &batch.pipeline, at, after, limit);
+            let through = match state {
+                CopyState::Done { through, .. } => *through,
+                _ => u64::MAX,
+            };
+            let choose = |deferred: Deferred| match deferred.told {
+                Some(told) if told.version.commit >= through => told,
+                _ => deferred.change,
+            };
+            let items: Vec<_> = (found.await?.into_iter().map(choose))
+                .map(|change| (change.cursor.clone(), change))
+                .collect();
+            let Some((_, last)) = items.last() else {
+                break;
+            };
+            after = last.version;
+            self.write(batch, &items, work, held).await?;
+        }
+        if let Some(entry) = work.entries.get_mut(&table) {
+            entry.caught_up();
+        }
+        self.captured
+            .forget_deferred(DELIVER, &batch.pipeline, table)
+            .await
     }
 
     async fn start(&self, batch: &Batch, block: Block) -> Result<StartedRows<'_>> {
@@ -240,6 +329,31 @@ impl Block {
             }
         }
         Ok(())
+    }
+
+    /// A change with the values that it does not tell.
+    fn told(
+        &self,
+        entry: &mut Entry,
+        change: &RowChange,
+        fills: &[(usize, Fill)],
+    ) -> Result<RowChange> {
+        let places = entry.places(change)?;
+        let mut told = change.clone();
+        let RowOp::Update { row, .. } = &mut told.op else {
+            return Ok(told);
+        };
+        for (place, fill) in fills {
+            let slot = places.iter().position(|other| *other == Some(*place));
+            let slot = slot.and_then(|slot| self.destination.slots.get(slot));
+            if let (Some(slot), Some(value)) = (slot, row.get_mut(*place)) {
+                *value = match fill {
+                    Fill::Told(value) => value.clone(),
+                    Fill::Held(bytes) => slot.read(&mut Reader::new(bytes))?,
+                };
+            }
+        }
+        Ok(told)
     }
 
     fn push_keyed(&mut self, target: &Target<'_>, item: usize) -> Result<()> {
@@ -308,6 +422,14 @@ impl Block {
         } else {
             0
         };
+        // Two rows of one position would be one row.
+        if row_of_copy != 0 && self.copied.replace(row_of_copy) == Some(row_of_copy) {
+            let what = format!(
+                "table {}: two copied rows have one cursor",
+                change.table.name
+            );
+            return Err(Error::new(ErrorKind::Internal, DELIVER, what));
+        }
         let written = mark(false, row_of_copy);
         let removed = mark(true, 1);
         match &change.op {
@@ -339,6 +461,11 @@ impl Block {
     }
 }
 
+/// The items of a batch from one place up to another.
+fn between(batch: &Batch, from: usize, to: usize) -> &[(Cursor, RowChange)] {
+    batch.items.get(from..to).unwrap_or_default()
+}
+
 /// Whether a change may need values that only the destination has.
 fn lacks(change: &RowChange) -> bool {
     match &change.op {
@@ -347,9 +474,9 @@ fn lacks(change: &RowChange) -> bool {
     }
 }
 
-fn unready(change: &RowChange) -> ledger_core::Error {
-    ledger_core::Error::new(
-        ledger_core::ErrorKind::Internal,
+fn unready(change: &RowChange) -> Error {
+    Error::new(
+        ErrorKind::Internal,
         DELIVER,
         format!("table {} was not made ready", change.table.name),
     )

@@ -379,7 +379,7 @@ impl Destination {
         let columns = self.present.iter().flat_map(visible);
         let columns = columns.collect::<Vec<_>>().join(", ");
         let shown = format!(
-            "`_version` >= (SELECT max(boundary) FROM {} WHERE target = {})",
+            "`_version` >= (SELECT tupleElement(max(boundary), 2) FROM {} WHERE target = {})",
             CapturedTables::NAME,
             literal(&self.target)
         );
@@ -516,4 +516,104 @@ fn settings(table: &TableName, options: &TableOptions) -> Result<Vec<(String, St
         ));
     }
     Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger_core::{Column, ColumnType, Version};
+
+    use super::*;
+
+    fn note() -> Note {
+        let column = |name: &str, kind, key| Column {
+            name: name.to_owned(),
+            kind,
+            key,
+            nullable: !key,
+            declared: String::new(),
+        };
+        let table = Table {
+            id: 7,
+            name: TableName::new("public", "t"),
+            columns: vec![
+                column("id", ColumnType::Int64, true),
+                column(
+                    "it's `a`",
+                    ColumnType::Array(Box::new(ColumnType::Text)),
+                    false,
+                ),
+            ],
+            full_identity: false,
+        };
+        Note::first(&table, Version::default())
+    }
+
+    fn destination(cluster: &ClusterOptions, options: &TableOptions) -> Result<Destination> {
+        Destination::new("t", &note(), options, cluster, "p")
+    }
+
+    #[test]
+    fn a_cluster_is_in_every_statement_and_replicas_in_the_engine() {
+        let cluster = ClusterOptions {
+            cluster: Some("main".to_owned()),
+            replicated: true,
+        };
+        let this = destination(&cluster, &TableOptions::default()).unwrap();
+        assert_eq!(
+            this.create(),
+            r"CREATE TABLE IF NOT EXISTS `t` ON CLUSTER `main` (`id` Int64, `it's \`a\`` \
+            Array(Nullable(String)), `it's \`a\`_is_null` Bool DEFAULT true, `_version` UInt128, \
+            `_deleted` UInt8) ENGINE = ReplicatedReplacingMergeTree(`_version`) ORDER BY (`id`) \
+            SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1, \
+            fsync_part_directory = 1 COMMENT 'ledger table 7 of p'"
+                .replace("\\\n            ", "")
+        );
+        let (view, _) = this.create_view();
+        assert!(view.starts_with("CREATE OR REPLACE VIEW `t_current` ON CLUSTER `main` AS "));
+        let added = note().columns.remove(1);
+        let sql = this.alter(&Alteration::Add(added), &[]).unwrap();
+        assert!(sql.starts_with("ALTER TABLE `t` ON CLUSTER `main` ADD COLUMN IF NOT EXISTS "));
+        for sql in this.drop_statements() {
+            assert!(sql.contains("ON CLUSTER `main`"), "{sql}");
+        }
+        let alone = destination(&ClusterOptions::default(), &TableOptions::default()).unwrap();
+        assert!(!alone.create().contains("CLUSTER") && !alone.create().contains("Replicated"));
+    }
+
+    #[test]
+    fn settings_are_added_and_the_tables_own_are_kept() {
+        let with = |name: &str, value: &str| TableOptions {
+            settings: [(name.to_owned(), value.to_owned())].into(),
+            ..TableOptions::default()
+        };
+        let open = |options| destination(&ClusterOptions::default(), &options);
+        let create = open(with("storage_policy", "fast 'ssd'")).unwrap().create();
+        assert!(
+            create.contains(r", storage_policy = 'fast \'ssd\'' COMMENT"),
+            "{create}"
+        );
+        let create = open(with("index_granularity", "1024")).unwrap().create();
+        assert!(
+            create.contains(", index_granularity = 1024 COMMENT"),
+            "{create}"
+        );
+        for (name, value) in [("fsync_after_insert", "0"), ("a = 1, b", "2")] {
+            let error = open(with(name, value)).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_of_columns_that_are_not_there_are_refused() {
+        let options = TableOptions {
+            columns: [(
+                "absent".to_owned(),
+                ledger_layout::tables::ColumnOptions::default(),
+            )]
+            .into(),
+            ..TableOptions::default()
+        };
+        let error = destination(&ClusterOptions::default(), &options).unwrap_err();
+        assert!(error.to_string().contains("absent"), "{error}");
+    }
 }

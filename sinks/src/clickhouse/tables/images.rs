@@ -11,9 +11,10 @@ use ledger_layout::clickhouse::identifier;
 
 use super::decode::Reader;
 use super::destination::{Destination, Slot};
-use super::rows::{Fill, Target, rejected};
+use super::rows::{Fill, Target};
 use super::work::{Entry, Places};
 use super::{ClickHouseTables, DELIVER};
+use crate::rejected::rejected;
 
 /// How many rows with such values are written at once, as long as nothing is known of their size.
 pub(super) const LOOKUPS: usize = 1_000;
@@ -32,11 +33,25 @@ pub(super) struct Fills {
     /// Rows that are not written: newer ones hide them, or they are gone before the copy that lacks
     /// them ends.
     skipped: HashSet<usize>,
+    /// Those of them that have to wait until the copy shows what they lack.
+    deferred: Vec<Waiting>,
+}
+
+/// A change that has to wait, by its place in the batch.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) item: usize,
+    /// All that it does not tell, where the destination holds something of its key.
+    pub(super) held: Option<Vec<(usize, Fill)>>,
 }
 
 impl Fills {
     pub(super) fn of(&self, item: usize) -> &[(usize, Fill)] {
         self.by_item.get(&item).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn deferred(&self) -> &[Waiting] {
+        &self.deferred
     }
 
     pub(super) fn skips(&self, item: usize) -> bool {
@@ -66,8 +81,10 @@ enum Last {
 enum Origin<'a> {
     /// In an earlier change of the batch.
     Batch(usize),
-    /// At the destination.
+    /// At the destination, under the key before.
     Held(&'a Image),
+    /// At the destination, under the new key.
+    New(&'a Image),
     /// It does not matter: the destination has a newer row of this key. That one's values are not
     /// those of this change, so nothing is written, and nothing taken from it further on.
     Hidden,
@@ -87,6 +104,12 @@ pub(super) fn wanted(change: &RowChange, soft_delete: bool) -> Vec<usize> {
         // Which a reader would see.
         RowOp::Delete(row) if soft_delete => absent(row),
         _ => Vec::new(),
+    }
+}
+
+impl Origin<'_> {
+    fn is_under_new_key(&self) -> bool {
+        matches!(self, Self::New(_))
     }
 }
 
@@ -286,33 +309,55 @@ impl<'a> Walk<'a> {
         let mut last: HashMap<&[u8], Last> = HashMap::new();
         let mut boundary = boundary;
         let mut copy = copy;
+        // What is there from before a copy began may have changed unseen.
+        let begun = |copy: &CopyState| Version::new(copy.point(), 0).as_u128();
+        boundary = boundary.max(copy.map_or(0, begun));
         for (at, (item, change)) in self.items.iter().enumerate() {
             match &change.op {
                 RowOp::Truncate => {
                     last.clear();
                     boundary = boundary.max(change.version.as_u128());
                 }
-                RowOp::Copied(state) => copy = Some(state),
+                RowOp::Copied(state) => {
+                    copy = Some(state);
+                    boundary = boundary.max(begun(state));
+                }
                 _ => {}
             }
             let keys = self.keys.get(at).and_then(Option::as_ref);
             let wanted = wanted(change, self.destination.soft_delete);
             if !wanted.is_empty() {
                 let origin = self.origin(at, &last, images, boundary);
+                let copying = is_copying(copy, change.version);
+                let moved = keys.is_some_and(|keys| keys.old.is_some());
                 let mut found = Vec::with_capacity(wanted.len());
-                let mut missing = None;
+                let (mut missing, mut unsure) = (None, Vec::new());
+                let lacks = wanted.len();
                 for place in wanted {
                     match self.value(at, place, &origin, &fills) {
+                        // While a table is copied, what the destination holds of a key may be from
+                        // after the change. Its own log sets that right, under that key only.
+                        Some(fill @ Fill::Held(_))
+                            if copying && moved && !origin.is_under_new_key() =>
+                        {
+                            missing = Some(place);
+                            unsure.push((place, fill));
+                        }
                         Some(fill) => found.push((place, fill)),
                         None => missing = Some(place),
                     }
                 }
+                if !unsure.is_empty() {
+                    unsure.extend(found.iter().cloned());
+                }
+                let held = (unsure.len() == lacks).then_some(unsure);
                 fills.by_item.insert(*item, found);
                 if let Some(place) = missing {
                     if matches!(origin, Origin::Hidden) {
                         fills.skipped.insert(*item);
                     } else {
-                        self.absent(*item, change, place, copy, &mut fills)?;
+                        let waiting = Waiting { item: *item, held };
+                        Self::absent((waiting, change), place, copy, moved, &mut fills)?;
                     }
                 }
             }
@@ -353,17 +398,23 @@ impl<'a> Walk<'a> {
         match new {
             Some(image) if image.version > version => return Origin::Hidden,
             // This very row, of a delivery before.
-            Some(image) if image.version == version => return Origin::Held(image),
+            Some(image) if image.version == version => return Origin::New(image),
             _ => {}
         }
         let lives = |image: &&Image| !image.deleted && image.version >= boundary;
+        // A copied row under the new key was read after the change: the log would have removed it
+        // before otherwise. One under the old key may be another row by now.
+        let copied = new.filter(|image| {
+            lives(image) && is_copied(image.version) && !last.contains_key(keys.new.as_slice())
+        });
+        if let (Some(image), Some(_)) = (copied, &keys.old) {
+            return Origin::New(image);
+        }
         let before = images.get(keys.before());
         // What the batch has removed or hidden says nothing any more.
         let before = before.filter(|image| told.is_none() && lives(image));
-        // A copied row under the new key was read after the change: the log would have removed it
-        // before otherwise.
-        let copied = new.filter(|image| lives(image) && is_copied(image.version));
-        before.or(copied).map_or(Origin::Nowhere, Origin::Held)
+        let before = before.filter(|image| image.version < version);
+        before.map_or(Origin::Nowhere, Origin::Held)
     }
 
     /// A value that the change `at` does not tell.
@@ -380,7 +431,7 @@ impl<'a> Walk<'a> {
         }
         match origin {
             Origin::Batch(earlier) => self.told(at, *earlier, place, fills),
-            Origin::Held(image) => {
+            Origin::Held(image) | Origin::New(image) => {
                 let places = self.places.get(at)?;
                 let slot = places.iter().position(|other| *other == Some(place))?;
                 image.values.get(&slot).cloned().map(Fill::Held)
@@ -411,35 +462,52 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What to do about a row of which nothing is known.
+    /// What to do about a row of which too little is known.
     fn absent(
-        &self,
-        item: usize,
-        change: &RowChange,
+        (waiting, change): (Waiting, &RowChange),
         place: usize,
         copy: Option<&CopyState>,
+        moved: bool,
         fills: &mut Fills,
     ) -> Result<()> {
         // Of a removed row that is only kept to be seen, what is not known is NULL.
         if matches!(change.op, RowOp::Delete(_)) {
             return Ok(());
         }
-        // The copy would hold the row if it had still been there, under this key, when that was
-        // read; so the log removes it before the copy's end, and until then nobody relies on it.
-        if let Some(CopyState::Done { through, .. }) = copy
-            && change.version.commit < *through
-        {
-            fills.skipped.insert(item);
+        let copying = is_copying(copy, change.version);
+        if copying && !matches!(copy, Some(CopyState::Done { .. })) {
+            fills.skipped.insert(waiting.item);
+            fills.deferred.push(waiting);
+            return Ok(());
+        }
+        // The copy would hold the row if it had still been there when its key was read; so the log
+        // removes it before the copy's end, and until then nobody relies on it. One that came to its
+        // key by a change may have been missed everywhere.
+        if copying && !moved {
+            fills.skipped.insert(waiting.item);
             return Ok(());
         }
         let column = change.table.columns.get(place).map_or("", |c| &c.name);
+        let why = if copying {
+            "its key was changed while the table was being copied"
+        } else {
+            "there is no earlier row to take it from"
+        };
         let rule = format!(
-            "was not changed and is therefore not told, and {:?} has no earlier row to take it \
-             from; set REPLICA IDENTITY FULL, or copy the table anew ({})",
-            self.destination.target,
+            "was not changed and is therefore not told, and {why}; set REPLICA IDENTITY FULL, or \
+             copy the table anew ({})",
             ledger_layout::tables::resync(&change.table.name)
         );
         Err(rejected(change, column, &rule))
+    }
+}
+
+/// Whether a version is of a time at which the table was copied, or before.
+fn is_copying(copy: Option<&CopyState>, version: Version) -> bool {
+    match copy {
+        Some(CopyState::Done { through, .. }) => version.commit < *through,
+        Some(CopyState::Begun { .. } | CopyState::Upto { .. }) => true,
+        None => false,
     }
 }
 

@@ -1,11 +1,11 @@
 //! Rows as the bytes of an insert.
 
 use bytes::Bytes;
-use ledger_core::{Error, ErrorKind, Result, Row, RowChange, Value, Version};
+use ledger_core::{Error, Result, Row, RowChange, Value, Version};
 
-use super::DELIVER;
 use super::destination::{Destination, Slot};
 use super::kind::push_count;
+use crate::rejected::rejected;
 
 /// The bytes of one value as the destination has them, `NULL` mark included.
 pub(super) type Raw = Bytes;
@@ -137,18 +137,4 @@ impl Target<'_> {
     fn rejected(&self, slot: &Slot, rule: &str) -> Error {
         rejected(self.change, &slot.name, rule)
     }
-}
-
-/// A value that cannot be carried, or a row that lacks one.
-pub(super) fn rejected(change: &RowChange, column: &str, rule: &str) -> Error {
-    let table = &change.table.name;
-    let row = match change.shown_key() {
-        key if key.is_empty() => format!("the row at {}", change.version),
-        key => format!("row ({key}) at {}", change.version),
-    };
-    Error::new(
-        ErrorKind::Rejected,
-        DELIVER,
-        format!("table {table}, column {column:?}, {row}: the value {rule}"),
-    )
 }

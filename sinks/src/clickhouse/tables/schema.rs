@@ -49,7 +49,7 @@ impl ClickHouseTables {
             .is_none_or(|entry| entry.noted.note.is_none());
         if fresh {
             let target = self.routes.target(name);
-            self.check_target(work, name, &target).await?;
+            let epoch = self.check_target(work, name, &target).await? + 1;
             let note = Note::first(&change.table, change.version);
             let destination = self.destination(&target, &note, &pipeline)?;
             self.create(&destination, name).await?;
@@ -57,7 +57,8 @@ impl ClickHouseTables {
             let mut entry = Entry::new(Noted {
                 table_id: id,
                 target,
-                boundary: before.as_ref().map_or(0, |entry| entry.noted.boundary),
+                epoch,
+                boundary: 0,
                 fence: work.fence,
                 written: before.map_or(0, |entry| entry.noted.written),
                 note: None,
@@ -118,8 +119,8 @@ impl ClickHouseTables {
         Destination::new(target, note, options, &self.cluster, owner.as_str())
     }
 
-    /// One table of the destination is one table of the source.
-    async fn check_target(&self, work: &Work, name: &TableName, target: &str) -> Result<()> {
+    /// Finds that no other table of a source goes to the target, and how many did so far.
+    async fn check_target(&self, work: &Work, name: &TableName, target: &str) -> Result<u64> {
         if target.is_empty() || target.contains('\0') {
             let rule = format!("table {name}: the target's name {target:?} is none");
             return Err(Error::invalid(OPEN, rule));
@@ -140,19 +141,15 @@ impl ClickHouseTables {
             };
             return Err(Error::invalid(OPEN, format!("table {name} {rule}")));
         }
-        match self
-            .captured
-            .other_owner(OPEN, &work.pipeline, target)
-            .await?
-        {
-            Some(other) => Err(Error::invalid(
+        match self.captured.owner(OPEN, &work.pipeline, target).await? {
+            (None, made) => Ok(made),
+            (Some(other), _) => Err(Error::invalid(
                 OPEN,
                 format!(
                     "table {name}: target {target:?} is filled by pipeline {other}; give it another \
                      target"
                 ),
             )),
-            None => Ok(()),
         }
     }
 

@@ -110,6 +110,26 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Notes that changes wait for the copy, and tells which one that is.
+    pub(super) fn defer(&mut self) -> u64 {
+        let Some(note) = &mut self.noted.note else {
+            return 0;
+        };
+        self.dirty |= !note.deferred;
+        note.deferred = true;
+        note.copy.as_ref().map_or(0, CopyState::point)
+    }
+
+    /// Notes that none wait any more.
+    pub(super) fn caught_up(&mut self) {
+        if let Some(note) = &mut self.noted.note {
+            self.dirty |= note.deferred;
+            note.deferred = false;
+        }
+    }
+}
+
 impl Work {
     pub(super) fn entry(&mut self, table: &Table) -> Result<&mut Entry> {
         self.entries

@@ -1,0 +1,289 @@
+//! The sink of captured tables for SQLite.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use ledger_core::{
+    Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange,
+    Sink, SourceId, TableName, TableSink, TableState,
+};
+use ledger_layout::sqlite::{Database, SqliteConfig, failed};
+use ledger_layout::tables::{Carried, TableRoutes, boolean, bytes, float32, float64, integer};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
+
+use super::sink::commit;
+use crate::sql::{self, Engine, Param};
+
+/// Captured tables in an SQLite database.
+///
+/// - A batch is one transaction with the cursor, in which the fence is checked. It holds whole
+///   transactions of the source as far as the batches do.
+/// - Integers and truth values (0 and 1) are `INTEGER`, floating-point numbers `REAL` (`NaN`, which
+///   SQLite would turn into NULL, as text), bytes `BLOB`, everything else `TEXT` exactly as the
+///   source writes it, decimals too.
+/// - A copy that begins empties its table; a truncation does.
+pub struct SqliteTables {
+    database: Database,
+    routes: TableRoutes,
+}
+
+impl SqliteTables {
+    /// Opens a database for captured tables, which are created when their first change arrives.
+    pub async fn open(config: SqliteConfig, routes: TableRoutes) -> Result<Self> {
+        let database = Database::open(config).await?;
+        let this = Self::open_on(&database, routes).await;
+        // The sink has a handle of its own.
+        database.close().await;
+        this
+    }
+
+    /// The same on the connections of an open database.
+    pub async fn open_on(database: &Database, routes: TableRoutes) -> Result<Self> {
+        let database = database.share();
+        let mut writer = database.writer().await?;
+        let mut tx = writer.begin().await?;
+        sql::prepare(&mut Transaction(&mut tx)).await?;
+        commit(tx, "open captured tables").await?;
+        drop(writer);
+        Ok(Self { database, routes })
+    }
+
+    /// Forgets the pipeline's cursor and source, fences it, and drops its tables, in one transaction.
+    pub async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        sql::reset(&mut Transaction(&mut tx), pipeline).await?;
+        sql::drop_tables(&mut Transaction(&mut tx), pipeline, None).await?;
+        commit(tx, "resync tables").await
+    }
+
+    /// Drops one table and forgets what was noted of it; `NotFound` where there is none.
+    pub async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        let dropped = sql::drop_tables(&mut Transaction(&mut tx), pipeline, Some(table)).await?;
+        if dropped == 0 {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "give up a table",
+                format!("pipeline {pipeline} has no table {table} here"),
+            ));
+        }
+        commit(tx, "give up a table").await
+    }
+
+    /// Closes the database. Every later call is `Closed`.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+/// A transaction.
+struct Transaction<'c>(&'c mut SqliteConnection);
+
+fn query(sql: &str, params: Vec<Param>) -> Query<'_, Sqlite, SqliteArguments> {
+    let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
+    for param in params {
+        query = match param {
+            Param::Null => query.bind(None::<i64>),
+            Param::Int(value) => query.bind(value),
+            Param::Real(value) => query.bind(value),
+            Param::Text(text) => query.bind(text),
+            Param::Blob(bytes) => query.bind(bytes),
+        };
+    }
+    query
+}
+
+#[async_trait]
+impl Engine for Transaction<'_> {
+    async fn run(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
+        let done = query(sql, params).execute(&mut *self.0).await;
+        let done = done.map_err(|error| failed("write captured tables", error))?;
+        Ok(done.rows_affected())
+    }
+
+    async fn fetch(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<[Option<String>; 3]>> {
+        let fail = |error| failed("read captured tables", error);
+        let rows = query(sql, params)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(fail)?;
+        let read = |row: sqlx::sqlite::SqliteRow| {
+            Ok([
+                row.try_get(0).map_err(fail)?,
+                row.try_get(1).map_err(fail)?,
+                row.try_get(2).map_err(fail)?,
+            ])
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    fn type_of(&self, kind: &ColumnType, _: &str, text: bool) -> String {
+        let name = if text { "TEXT" } else { affinity(kind) };
+        name.to_owned()
+    }
+
+    fn param(&self, kind: &ColumnType, text: &[u8], as_text: bool) -> Result<Param, &'static str> {
+        let string = || {
+            let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8")?;
+            Ok(Param::Text(text.to_owned()))
+        };
+        if as_text {
+            return string();
+        }
+        let real = |value: f64| {
+            if value.is_nan() {
+                string()
+            } else {
+                Ok(Param::Real(value))
+            }
+        };
+        match kind {
+            ColumnType::Bool => {
+                let value = boolean(text).map_err(|refused| refused.0)?;
+                Ok(Param::Int(i64::from(value)))
+            }
+            ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 | ColumnType::UInt32 => {
+                Ok(Param::Int(integer(text).map_err(|refused| refused.0)?))
+            }
+            ColumnType::Float32 => {
+                float32(text).map_err(|refused| refused.0)?;
+                // The number that its digits say, which is not the one of single precision.
+                real(float64(text).map_err(|refused| refused.0)?)
+            }
+            ColumnType::Float64 => real(float64(text).map_err(|refused| refused.0)?),
+            ColumnType::Bytes => {
+                let mut blob = Vec::new();
+                bytes(text, &mut blob).map_err(|refused| refused.0)?;
+                Ok(Param::Blob(blob))
+            }
+            _ => string(),
+        }
+    }
+
+    fn place(&self, number: usize, _: &str) -> String {
+        format!("?{number}")
+    }
+
+    fn widen(&self, _: &str, _: &Carried, _: &str) -> Option<String> {
+        // A column's type is only the preference of its values.
+        None
+    }
+
+    fn widens(&self, from: &ColumnType, to: &ColumnType) -> bool {
+        let same = affinity(from) == affinity(to);
+        same && match (from, to) {
+            (ColumnType::Int16, ColumnType::Int32 | ColumnType::Int64)
+            | (ColumnType::Int32, ColumnType::Int64)
+            | (ColumnType::Float32, ColumnType::Float64)
+            | (_, ColumnType::Text | ColumnType::Number) => true,
+            (ColumnType::Decimal { scale, .. }, ColumnType::Decimal { scale: longer, .. }) => {
+                scale == longer
+            }
+            _ => from == to,
+        }
+    }
+
+    fn same(&self, left: &str, right: &str) -> String {
+        format!("{left} IS {right}")
+    }
+
+    fn row_name(&self) -> &'static str {
+        "rowid"
+    }
+
+    async fn exists(&mut self, name: &str) -> Result<bool> {
+        let sql = "SELECT '1', NULL, NULL FROM sqlite_master WHERE name = ?1 COLLATE NOCASE";
+        Ok(!self.fetch(sql, vec![name.into()]).await?.is_empty())
+    }
+}
+
+fn affinity(kind: &ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Bool
+        | ColumnType::Int16
+        | ColumnType::Int32
+        | ColumnType::Int64
+        | ColumnType::UInt32 => "INTEGER",
+        ColumnType::Float32 | ColumnType::Float64 => "REAL",
+        ColumnType::Bytes => "BLOB",
+        _ => "TEXT",
+    }
+}
+
+#[async_trait]
+impl Sink<RowChange> for SqliteTables {
+    async fn deliver(&self, batch: &Batch<RowChange>) -> Result<()> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        sql::deliver(&mut Transaction(&mut tx), &self.routes, batch).await?;
+        commit(tx, "deliver rows").await
+    }
+
+    fn cursors(&self) -> Option<&dyn CursorStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl TableSink for SqliteTables {
+    async fn tables(&self, pipeline: &PipelineId) -> Result<Vec<TableState>> {
+        let mut writer = self.database.writer().await?;
+        let tables = sql::load(&mut Transaction(&mut writer), pipeline).await?;
+        Ok(tables
+            .into_values()
+            .filter_map(|noted| noted.note.state())
+            .collect())
+    }
+
+    fn is_versioned(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl CursorStore for SqliteTables {
+    async fn claim(&self, pipeline: &PipelineId, source: &SourceId) -> Result<Claim> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        let claim = sql::claim(&mut Transaction(&mut tx), pipeline, source).await?;
+        commit(tx, "claim pipeline").await?;
+        Ok(claim)
+    }
+
+    async fn advance(&self, pipeline: &PipelineId, fence: u64, to: &Cursor) -> Result<Cursor> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        let mut engine = Transaction(&mut tx);
+        let stored = sql::advance(&mut engine, pipeline, fence, Some(to)).await?;
+        commit(tx, "store cursor").await?;
+        Ok(stored.unwrap_or_else(|| to.clone()))
+    }
+
+    async fn stored(&self, pipeline: &PipelineId) -> Result<Option<Cursor>> {
+        let mut writer = self.database.writer().await?;
+        sql::stored(&mut Transaction(&mut writer), pipeline).await
+    }
+
+    async fn reset(&self, pipeline: &PipelineId) -> Result<()> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        sql::reset(&mut Transaction(&mut tx), pipeline).await?;
+        commit(tx, "reset pipeline").await
+    }
+}
+
+impl fmt::Display for SqliteTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite tables in {}", self.database.config())
+    }
+}
+
+impl fmt::Debug for SqliteTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SqliteTables({self})")
+    }
+}
