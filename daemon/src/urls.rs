@@ -39,7 +39,7 @@ pub(crate) async fn open(
     if let Some(tables) = &ends.tables {
         let (options, routes) = capture
             .unwrap_or_else(|| (CaptureOptions::new(tables.clone()), TableRoutes::default()));
-        let flow = Flow::tables(&from, &to, &pipeline, options, routes).await?;
+        let flow = Flow::tables(&from, &to, options, routes).await?;
         return Ok(Opened { flow, pipeline });
     }
     let Some(store) = &ends.store else {

@@ -26,7 +26,6 @@ impl Flow {
     pub async fn tables(
         from: &DatabaseUrl,
         to: &DatabaseUrl,
-        pipeline: &PipelineId,
         options: CaptureOptions,
         routes: TableRoutes,
     ) -> Result<Self> {
@@ -40,7 +39,7 @@ impl Flow {
                 ),
             ));
         };
-        let (sink, batch) = open(to, pipeline, routes).await?;
+        let (sink, batch) = open(to, routes).await?;
         let capture = PostgresCapture::open(config.as_ref().clone(), options, Arc::clone(&sink));
         Ok(Self::of_tables(TableFlow {
             source: Arc::new(capture.await?),
@@ -113,11 +112,7 @@ impl TableFlow {
 }
 
 /// Opens what keeps the copies.
-async fn open(
-    to: &DatabaseUrl,
-    pipeline: &PipelineId,
-    routes: TableRoutes,
-) -> Result<(Arc<dyn TableSink>, BatchOptions)> {
+async fn open(to: &DatabaseUrl, routes: TableRoutes) -> Result<(Arc<dyn TableSink>, BatchOptions)> {
     match &to.0 {
         #[cfg(feature = "clickhouse")]
         Kind::ClickHouse(config) => {
@@ -131,10 +126,14 @@ async fn open(
             };
             Ok((Arc::new(sink), batch))
         }
-        _ => Err(Error::new(
-            ErrorKind::Unsupported,
-            "open tables",
-            format!("{to} cannot keep the tables of bridge {pipeline}"),
-        )),
+        Kind::Postgres(config) => {
+            let sink = ledger_sinks::postgres::PostgresTables::open(config, routes).await?;
+            Ok((Arc::new(sink), BatchOptions::default()))
+        }
+        #[cfg(feature = "sqlite")]
+        Kind::Sqlite(config) => {
+            let sink = ledger_sinks::sqlite::SqliteTables::open(config.clone(), routes).await?;
+            Ok((Arc::new(sink), BatchOptions::default()))
+        }
     }
 }

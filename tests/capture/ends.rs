@@ -123,7 +123,7 @@ impl Ends {
         let from: DatabaseUrl = self.from.parse().unwrap();
         let to: DatabaseUrl = self.to.parse().unwrap();
         let (options, routes) = (self.options.clone(), self.routes.clone());
-        Box::pin(Flow::tables(&from, &to, &self.pipeline, options, routes)).await
+        Box::pin(Flow::tables(&from, &to, options, routes)).await
     }
 
     pub(crate) fn bridge_options(&self, flow: &Flow) -> BridgeOptions {
@@ -185,6 +185,18 @@ impl Ends {
         assert!(verified.equal, "{:#?}", verified.differences);
     }
 
+    /// The same tables on their way to another database.
+    pub(crate) fn elsewhere(&self, to: &str) -> Self {
+        Self {
+            from: self.from.clone(),
+            to: to.to_owned(),
+            pipeline: self.pipeline.clone(),
+            options: self.options.clone(),
+            routes: self.routes.clone(),
+            on_failure: self.on_failure,
+        }
+    }
+
     /// Gives the databases back; a test that fails leaves them to be looked at.
     pub(crate) async fn close(self) {
         let flow = self.flow().await.unwrap();
@@ -193,6 +205,11 @@ impl Ends {
         })
         .await;
         drop(flow);
+        self.drop_databases().await;
+    }
+
+    /// Gives the databases back of which no bridge has read.
+    pub(crate) async fn drop_databases(self) {
         let server = ledger_harness::shared::postgres_url();
         let (_, database) = self.from.rsplit_once('/').unwrap();
         postgres(&server, &format!("DROP DATABASE {database} WITH (FORCE)")).await;

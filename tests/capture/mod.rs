@@ -5,6 +5,7 @@ mod ends;
 mod faults;
 mod selection;
 mod shapes;
+mod sql;
 mod types;
 
 /// Each case on today's engine and on the oldest supported one.

@@ -396,7 +396,7 @@ async fn check_bridge(bridge: &BridgeConfig) -> ledger::Result<()> {
             routes,
         } => {
             let (options, routes) = (options.as_ref().clone(), routes.clone());
-            let flow = Flow::tables(from, &bridge.to, &bridge.name, options, routes);
+            let flow = Flow::tables(from, &bridge.to, options, routes);
             flow.await.map(drop)
         }
     }

@@ -390,7 +390,7 @@ impl One {
                 routes,
             } => {
                 let (options, routes) = (options.as_ref().clone(), routes.clone());
-                Flow::tables(from, &config.to, &config.name, options, routes).await?
+                Flow::tables(from, &config.to, options, routes).await?
             }
         };
         let options = BridgeOptions {

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use ledger_core::{
     Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange,
-    Sink, SourceId, TableName, TableSink, TableState,
+    Sink, SourceId, TableName, TableReplica, TableSink, TableState,
 };
 use ledger_layout::sqlite::{Database, SqliteConfig, failed};
 use ledger_layout::tables::{Carried, TableRoutes, boolean, bytes, float32, float64, integer};
@@ -241,6 +241,18 @@ impl TableSink for SqliteTables {
 
     fn is_versioned(&self) -> bool {
         false
+    }
+
+    async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        Self::resync(self, pipeline).await
+    }
+
+    async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
+        Self::forget(self, pipeline, table).await
+    }
+
+    fn content(&self) -> Option<&dyn TableReplica> {
+        None
     }
 }
 

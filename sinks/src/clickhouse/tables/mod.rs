@@ -193,8 +193,8 @@ impl TableSink for ClickHouseTables {
         Self::forget(self, pipeline, table).await
     }
 
-    fn content(&self) -> &dyn TableReplica {
-        self
+    fn content(&self) -> Option<&dyn TableReplica> {
+        Some(self)
     }
 }
 

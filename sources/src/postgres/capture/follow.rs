@@ -79,6 +79,8 @@ pub(super) struct Following {
     pub(super) config: PostgresConfig,
     pub(super) pool: PgPool,
     pub(super) width: usize,
+    /// Whether the log is followed while tables are copied.
+    pub(super) side_by_side: bool,
     /// None once the run is over.
     pub(super) feed: Option<Feed>,
     pub(super) rows: Rows,
@@ -141,7 +143,7 @@ impl Following {
             self.over = true;
             return Ok(false);
         }
-        if to_copy && copying {
+        if to_copy && (copying || !self.side_by_side) {
             return self.copy(steps).await;
         }
         self.follow(to_copy, steps).await?;

@@ -439,6 +439,7 @@ impl Source<RowChange> for PostgresCapture {
             config: inner.config.clone(),
             pool: inner.pool.clone(),
             width: inner.options.copy_width,
+            side_by_side: inner.sink.is_versioned(),
             feed: Some(feed),
             rows,
             pending,
