@@ -4,6 +4,7 @@
 //! `_deleted`, sorted by the source's key, and the view `<table>_current`, which shows what the
 //! source holds. `docs/tables.md` tells the types, and what a reader has to know.
 
+mod block;
 mod content;
 mod decode;
 mod deliver;
@@ -12,6 +13,8 @@ mod images;
 mod kind;
 mod rows;
 mod schema;
+mod statements;
+mod walk;
 mod work;
 
 use std::fmt;
