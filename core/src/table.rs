@@ -299,8 +299,8 @@ pub trait TableSink: Sink<RowChange> {
     /// `NotFound` where the pipeline has no such table. To be called while no bridge runs.
     async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()>;
 
-    /// What the tables hold, where that can be compared with the source.
-    fn content(&self) -> Option<&dyn TableReplica>;
+    /// What the tables hold.
+    fn content(&self) -> &dyn TableReplica;
 }
 
 /// Reading what a source's tables hold, for verification. Values are the texts that [`ColumnType`]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ledger_core::{
     Cursor, Error, ErrorKind, PipelineId, Progress, Result, Row, RowChange, Source, Table,
-    TableContents, TableReplica, TableSink, Value, Version,
+    TableContents, TableSink, Value, Version,
 };
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
@@ -117,13 +117,6 @@ pub async fn verify_tables(
     Ok(report)
 }
 
-fn content<'a>(ends: &TableEnds<'a>) -> Result<&'a dyn TableReplica> {
-    ends.sink.content().ok_or_else(|| {
-        let what = format!("{} cannot be compared with its source", ends.sink);
-        Error::new(ErrorKind::Unsupported, "verify", what)
-    })
-}
-
 /// The key's values, by which the rows of two sides meet.
 type Key = Vec<Value>;
 
@@ -184,7 +177,7 @@ async fn suspects(
     table: &Table,
     mut compared: impl FnMut(u64) + Send,
 ) -> Result<Vec<Row>> {
-    let sink = content(ends)?;
+    let sink = ends.sink.content();
     let mut suspects = BTreeMap::new();
     let mut suspect = |row: Row| {
         if suspects.len() < NAMED {
@@ -236,7 +229,7 @@ async fn suspects(
 
 /// The sink's rows with these keys, by their keys.
 async fn held(ends: &TableEnds<'_>, table: &Table, keys: &[Row]) -> Result<BTreeMap<Vec<u8>, Row>> {
-    let held = content(ends)?.rows_at(ends.pipeline, table, keys);
+    let held = ends.sink.content().rows_at(ends.pipeline, table, keys);
     let rows = held.await?.into_iter().map(|held| held.row);
     Ok(by_key(table, rows.collect()))
 }
@@ -282,7 +275,7 @@ async fn settled(
             let expected = match &source {
                 Some(row) => {
                     let one = std::slice::from_ref(row);
-                    let expected = content(ends)?.expected(ends.pipeline, table, one);
+                    let expected = ends.sink.content().expected(ends.pipeline, table, one);
                     expected.await?.pop()
                 }
                 None => None,
@@ -419,7 +412,7 @@ async fn of_source(ends: &TableEnds<'_>, table: &std::sync::Arc<Table>) -> Resul
     let mut all = ends.from.all(std::sync::Arc::clone(table));
     while let Some(rows) = all.next().await {
         let rows = rows?;
-        let expected = content(ends)?.expected(ends.pipeline, table, &rows);
+        let expected = ends.sink.content().expected(ends.pipeline, table, &rows);
         for row in expected.await? {
             digest.add(&row, false);
         }
@@ -431,7 +424,10 @@ async fn of_sink(ends: &TableEnds<'_>, table: &Table) -> Result<Digest> {
     let mut digest = Digest::default();
     let mut after: Option<bytes::Bytes> = None;
     loop {
-        let rows = content(ends)?.rows(ends.pipeline, table, after.as_deref(), CHUNK);
+        let rows = ends
+            .sink
+            .content()
+            .rows(ends.pipeline, table, after.as_deref(), CHUNK);
         let rows = rows.await?;
         let Some(last) = rows.last() else {
             return Ok(digest);
@@ -457,7 +453,8 @@ async fn mend(ends: &TableEnds<'_>, table: &Table, rows: &[(Cursor, Pair)]) -> R
             (None, None) => return Err(nothing()),
         }
     }
-    content(ends)?
+    ends.sink
+        .content()
         .repair(ends.pipeline, table, &delete, &insert)
         .await?;
     Ok(rows.len() as u64)

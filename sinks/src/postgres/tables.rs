@@ -4,8 +4,8 @@ use std::fmt;
 
 use async_trait::async_trait;
 use ledger_core::{
-    Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange,
-    Sink, SourceId, TableName, TableReplica, TableSink, TableState,
+    Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, HeldRow, PipelineId, Result,
+    Row, RowChange, Sink, SourceId, Table, TableName, TableReplica, TableSink, TableState, Version,
 };
 use ledger_layout::postgres::{PostgresConfig, failed};
 use ledger_layout::tables::{Carried, TableRoutes};
@@ -13,7 +13,7 @@ use sqlx::postgres::{PgArguments, PgPool};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 
-use crate::sql::{self, Engine, Param};
+use crate::sql::{self, Engine, Opened, Param};
 
 /// Types that every PostgreSQL has, whose text form is the same everywhere, and which a column of
 /// text stands for otherwise.
@@ -133,6 +133,23 @@ impl PostgresTables {
     }
 }
 
+const READ: &str = "read captured tables";
+
+/// Has the transaction write values as the source does.
+async fn utc(conn: &mut PgConnection) -> Result<()> {
+    for sql in [
+        "SET LOCAL TimeZone = 'UTC'",
+        "SET LOCAL DateStyle = 'ISO'",
+        "SET LOCAL IntervalStyle = 'postgres'",
+        "SET LOCAL bytea_output = 'hex'",
+        "SET LOCAL extra_float_digits = 1",
+    ] {
+        let done = sqlx::query(sql).execute(&mut *conn).await;
+        done.map_err(|error| failed(READ, "", error))?;
+    }
+    Ok(())
+}
+
 /// A transaction.
 struct Transaction<'c>(&'c mut PgConnection);
 
@@ -158,20 +175,31 @@ impl Engine for Transaction<'_> {
         Ok(done.rows_affected())
     }
 
-    async fn fetch(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<[Option<String>; 3]>> {
+    async fn fetch_rows(
+        &mut self,
+        sql: &str,
+        params: Vec<Param>,
+        columns: usize,
+    ) -> Result<Vec<Vec<Option<String>>>> {
         let fail = |error| failed("read captured tables", "", error);
         let rows = query(sql, params)
             .fetch_all(&mut *self.0)
             .await
             .map_err(fail)?;
         let read = |row: sqlx::postgres::PgRow| {
-            Ok([
-                row.try_get(0).map_err(fail)?,
-                row.try_get(1).map_err(fail)?,
-                row.try_get(2).map_err(fail)?,
-            ])
+            let column = |at| row.try_get(at).map_err(fail);
+            (0..columns).map(column).collect()
         };
         rows.into_iter().map(read).collect()
+    }
+
+    fn show(&self, column: &str, _: &ColumnType) -> String {
+        // By the type's own output, which a cast to text is not for every type.
+        format!("CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END")
+    }
+
+    fn text(&self, _: &ColumnType, shown: String) -> String {
+        shown
     }
 
     fn type_of(&self, kind: &ColumnType, declared: &str, text: bool) -> String {
@@ -301,8 +329,74 @@ impl TableSink for PostgresTables {
         Self::forget(self, pipeline, table).await
     }
 
-    fn content(&self) -> Option<&dyn TableReplica> {
-        None
+    fn content(&self) -> &dyn TableReplica {
+        self
+    }
+}
+
+#[async_trait]
+impl TableReplica for PostgresTables {
+    async fn expected(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        rows: &[Row],
+    ) -> Result<Vec<Row>> {
+        let mut tx = self.begin(READ).await?;
+        utc(&mut tx).await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.expected(engine, table, rows)
+    }
+
+    async fn count(&self, pipeline: &PipelineId, table: &TableName) -> Result<u64> {
+        let mut tx = self.begin(READ).await?;
+        utc(&mut tx).await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, table).await?;
+        opened.count(engine).await
+    }
+
+    async fn rows(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<HeldRow>> {
+        let mut tx = self.begin(READ).await?;
+        utc(&mut tx).await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.rows(engine, table, after, limit).await
+    }
+
+    async fn rows_at(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        keys: &[Row],
+    ) -> Result<Vec<HeldRow>> {
+        let mut tx = self.begin(READ).await?;
+        utc(&mut tx).await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.rows_at(engine, table, keys).await
+    }
+
+    async fn repair(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        delete: &[Row],
+        insert: &[(Row, Version)],
+    ) -> Result<()> {
+        let mut tx = self.begin("repair captured tables").await?;
+        utc(&mut tx).await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.repair(engine, table, delete, insert).await?;
+        self.commit("repair captured tables", tx).await
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batch;
 mod changes;
+mod content;
 mod schema;
 mod statements;
 
@@ -13,10 +14,15 @@ use ledger_core::{Claim, ColumnType, Cursor, Error, ErrorKind, PipelineId, Resul
 use ledger_layout::tables::Carried;
 
 pub(crate) use batch::deliver;
+pub(crate) use content::Opened;
 pub(crate) use schema::{drop_tables, load, prepare};
 
 /// A value of a statement.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "PostgreSQL reads every value from its text")
+)]
 pub(crate) enum Param {
     Null,
     Int(i64),
@@ -37,8 +43,27 @@ pub(crate) trait Engine: Send {
     /// Runs a statement and tells how many rows it concerned.
     async fn run(&mut self, sql: &str, params: Vec<Param>) -> Result<u64>;
 
-    /// Runs a query and gives the first three columns of its rows as text.
-    async fn fetch(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<[Option<String>; 3]>>;
+    /// Runs a query and gives so many columns of its rows, which are text.
+    async fn fetch_rows(
+        &mut self,
+        sql: &str,
+        params: Vec<Param>,
+        columns: usize,
+    ) -> Result<Vec<Vec<Option<String>>>>;
+
+    /// Runs a query of three columns.
+    async fn fetch(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<[Option<String>; 3]>> {
+        let rows = self.fetch_rows(sql, params, 3).await?;
+        let three = |row: Vec<Option<String>>| row.try_into().unwrap_or_default();
+        Ok(rows.into_iter().map(three).collect())
+    }
+
+    /// The expression that gives a column's value as text, which [`text`](Self::text) reads.
+    fn show(&self, column: &str, kind: &ColumnType) -> String;
+
+    /// The source's text for a value that is shown so, or that the source writes so: one text for
+    /// each value that the database tells apart.
+    fn text(&self, kind: &ColumnType, shown: String) -> String;
 
     /// The type of a column; `text` where it is to be carried as text.
     fn type_of(&self, kind: &ColumnType, declared: &str, text: bool) -> String;

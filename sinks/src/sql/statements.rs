@@ -229,6 +229,38 @@ impl Destination {
         Ok(engine.run(&sql, row.to_vec()).await? > 0)
     }
 
+    /// The columns as text.
+    pub(super) fn shown<E: Engine>(&self, engine: &E) -> Vec<String> {
+        let slots = self.slots.iter();
+        slots
+            .map(|slot| engine.show(&quoted(&slot.name), slot.held_as()))
+            .collect()
+    }
+
+    /// The order of the key; of all columns where there is none.
+    pub(super) fn order(&self) -> String {
+        let keyed = self.is_keyed();
+        let slots = self.slots.iter().filter(|slot| slot.key || !keyed);
+        let names: Vec<String> = slots.map(|slot| quoted(&slot.name)).collect();
+        names.join(", ")
+    }
+
+    /// The condition that a row stands behind a key, whose values are the parameters.
+    pub(super) fn behind<E: Engine>(&self, engine: &E) -> String {
+        let slots: Vec<&Slot> = self.keys().map(|(_, slot)| slot).collect();
+        format!("({}) > {}", self.order(), tuples(engine, &slots, 1))
+    }
+
+    /// The condition that a row has one of so many keys.
+    pub(super) fn among<E: Engine>(&self, engine: &E, count: usize) -> String {
+        let slots: Vec<&Slot> = self.keys().map(|(_, slot)| slot).collect();
+        format!(
+            "({}) IN (VALUES {})",
+            self.order(),
+            tuples(engine, &slots, count)
+        )
+    }
+
     pub(super) async fn clear<E: Engine>(&self, engine: &mut E) -> Result<()> {
         let sql = format!("DELETE FROM {}", quoted(&self.target));
         engine.run(&sql, Vec::new()).await.map(drop)
@@ -243,6 +275,36 @@ impl Destination {
 }
 
 impl Slot {
+    /// What its values are at the destination.
+    fn held_as(&self) -> &ledger_core::ColumnType {
+        if self.options.text || self.options.protect.is_some() {
+            &ledger_core::ColumnType::Text
+        } else {
+            &self.kind
+        }
+    }
+
+    /// A value as it was read.
+    pub(super) fn read<E: Engine>(&self, engine: &E, text: Option<String>) -> Value {
+        text.map_or(Value::Null, |text| {
+            Value::Text(engine.text(self.held_as(), text).into())
+        })
+    }
+
+    /// A value of the source as it is read here.
+    pub(super) fn expected<E: Engine>(&self, engine: &E, value: &Value) -> Value {
+        let Value::Text(text) = value else {
+            return value.clone();
+        };
+        let mut shown = Vec::new();
+        match &self.options.protect {
+            Some(protection) => protection.push(text, &mut shown),
+            None => shown.extend_from_slice(text),
+        }
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        Value::Text(engine.text(self.held_as(), shown).into())
+    }
+
     fn param<E: Engine>(&self, engine: &E, text: &[u8]) -> Result<Param, &'static str> {
         if let Some(protection) = &self.options.protect {
             let mut protected = Vec::with_capacity(64);

@@ -4,17 +4,19 @@ use std::fmt;
 
 use async_trait::async_trait;
 use ledger_core::{
-    Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange,
-    Sink, SourceId, TableName, TableReplica, TableSink, TableState,
+    Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, HeldRow, PipelineId, Result,
+    Row, RowChange, Sink, SourceId, Table, TableName, TableReplica, TableSink, TableState, Version,
 };
 use ledger_layout::sqlite::{Database, SqliteConfig, failed};
-use ledger_layout::tables::{Carried, TableRoutes, boolean, bytes, float32, float64, integer};
+use ledger_layout::tables::{
+    Carried, TableRoutes, boolean, bytes, float32, float64, integer, push_float32, push_float64,
+};
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
 
 use super::sink::commit;
-use crate::sql::{self, Engine, Param};
+use crate::sql::{self, Engine, Opened, Param};
 
 /// Captured tables in an SQLite database.
 ///
@@ -105,20 +107,53 @@ impl Engine for Transaction<'_> {
         Ok(done.rows_affected())
     }
 
-    async fn fetch(&mut self, sql: &str, params: Vec<Param>) -> Result<Vec<[Option<String>; 3]>> {
+    async fn fetch_rows(
+        &mut self,
+        sql: &str,
+        params: Vec<Param>,
+        columns: usize,
+    ) -> Result<Vec<Vec<Option<String>>>> {
         let fail = |error| failed("read captured tables", error);
         let rows = query(sql, params)
             .fetch_all(&mut *self.0)
             .await
             .map_err(fail)?;
         let read = |row: sqlx::sqlite::SqliteRow| {
-            Ok([
-                row.try_get(0).map_err(fail)?,
-                row.try_get(1).map_err(fail)?,
-                row.try_get(2).map_err(fail)?,
-            ])
+            let column = |at| row.try_get(at).map_err(fail);
+            (0..columns).map(column).collect()
         };
         rows.into_iter().map(read).collect()
+    }
+
+    fn show(&self, column: &str, kind: &ColumnType) -> String {
+        match kind {
+            ColumnType::Float32 | ColumnType::Float64 => format!(
+                "CASE typeof({column}) WHEN 'real' THEN printf('%!.17g', {column}) \
+                 ELSE CAST({column} AS TEXT) END"
+            ),
+            ColumnType::Bytes => {
+                format!("CASE WHEN {column} IS NOT NULL THEN '\\x' || lower(hex({column})) END")
+            }
+            ColumnType::Bool => format!("CASE {column} WHEN 1 THEN 't' WHEN 0 THEN 'f' END"),
+            _ => format!("CAST({column} AS TEXT)"),
+        }
+    }
+
+    fn text(&self, kind: &ColumnType, shown: String) -> String {
+        let mut text = Vec::new();
+        match kind {
+            // The database knows no negative zero.
+            ColumnType::Float32 => match float32(shown.as_bytes()) {
+                Ok(value) => push_float32(value + 0.0, &mut text),
+                Err(_) => return shown,
+            },
+            ColumnType::Float64 => match float64(shown.as_bytes()) {
+                Ok(value) => push_float64(value + 0.0, &mut text),
+                Err(_) => return shown,
+            },
+            _ => return shown,
+        }
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     fn type_of(&self, kind: &ColumnType, _: &str, text: bool) -> String {
@@ -251,8 +286,70 @@ impl TableSink for SqliteTables {
         Self::forget(self, pipeline, table).await
     }
 
-    fn content(&self) -> Option<&dyn TableReplica> {
-        None
+    fn content(&self) -> &dyn TableReplica {
+        self
+    }
+}
+
+#[async_trait]
+impl TableReplica for SqliteTables {
+    async fn expected(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        rows: &[Row],
+    ) -> Result<Vec<Row>> {
+        let mut writer = self.database.writer().await?;
+        let engine = &mut Transaction(&mut writer);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.expected(engine, table, rows)
+    }
+
+    async fn count(&self, pipeline: &PipelineId, table: &TableName) -> Result<u64> {
+        let mut writer = self.database.writer().await?;
+        let engine = &mut Transaction(&mut writer);
+        let opened = Opened::find(engine, &self.routes, pipeline, table).await?;
+        opened.count(engine).await
+    }
+
+    async fn rows(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<HeldRow>> {
+        let mut writer = self.database.writer().await?;
+        let engine = &mut Transaction(&mut writer);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.rows(engine, table, after, limit).await
+    }
+
+    async fn rows_at(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        keys: &[Row],
+    ) -> Result<Vec<HeldRow>> {
+        let mut writer = self.database.writer().await?;
+        let engine = &mut Transaction(&mut writer);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.rows_at(engine, table, keys).await
+    }
+
+    async fn repair(
+        &self,
+        pipeline: &PipelineId,
+        table: &Table,
+        delete: &[Row],
+        insert: &[(Row, Version)],
+    ) -> Result<()> {
+        let mut writer = self.database.writer().await?;
+        let mut tx = writer.begin().await?;
+        let engine = &mut Transaction(&mut tx);
+        let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
+        opened.repair(engine, table, delete, insert).await?;
+        commit(tx, "repair captured tables").await
     }
 }
 

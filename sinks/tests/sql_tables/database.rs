@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use ledger_core::{Batch, RowChange, TableSink};
+use ledger_core::{Batch, RowChange, TableReplica, TableSink};
 use ledger_layout::postgres::PostgresConfig;
 use ledger_layout::tables::{TableOptions, TableRoutes};
 use ledger_sinks::postgres::PostgresTables;
@@ -48,6 +48,17 @@ impl Database {
             others,
             ..TableRoutes::default()
         };
+        match self {
+            Self::Postgres(config, _) => {
+                Box::new(PostgresTables::open(config, routes).await.unwrap())
+            }
+            Self::Sqlite(database) => {
+                Box::new(SqliteTables::open_on(database, routes).await.unwrap())
+            }
+        }
+    }
+
+    pub(crate) async fn replica(&self, routes: TableRoutes) -> Box<dyn TableReplica> {
         match self {
             Self::Postgres(config, _) => {
                 Box::new(PostgresTables::open(config, routes).await.unwrap())

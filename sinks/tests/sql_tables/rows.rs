@@ -367,6 +367,7 @@ pub(crate) async fn every_type_keeps_its_values(database: Database) {
         columns: [("hashed".to_owned(), hash)].into(),
         ..TableOptions::default()
     };
+    let options_again = options.clone();
     let sink = database.sink_with(options).await;
     let mut row = vec!["1"];
     row.extend(cases.iter().map(|(_, _, value, ..)| *value));
@@ -399,6 +400,37 @@ pub(crate) async fn every_type_keeps_its_values(database: Database) {
             "{kind:?} {declared}"
         );
     }
+    // Read back, it is what the source wrote.
+    let others = TableOptions {
+        columns: options_again.columns,
+        ..TableOptions::default()
+    };
+    let routes = ledger_layout::tables::TableRoutes {
+        others,
+        ..ledger_layout::tables::TableRoutes::default()
+    };
+    let replica = database.replica(routes).await;
+    let sent = [crate::changes::row(&row), crate::changes::row(&nulls)];
+    let expected = replica.expected(&pipeline(), &t, &sent).await.unwrap();
+    assert_eq!(expected[0][1..cases.len()], sent[0][1..cases.len()]);
+    let first = replica.rows(&pipeline(), &t, None, 1).await.unwrap();
+    assert_eq!(first[0].row, expected[0]);
+    let rest = replica
+        .rows(&pipeline(), &t, Some(&first[0].place), 9)
+        .await
+        .unwrap();
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0].row, expected[1]);
+    assert_eq!(
+        replica.rows_at(&pipeline(), &t, &sent).await.unwrap(),
+        [first, rest].concat()
+    );
+    let again = [(sent[1].clone(), ledger_core::Version::default())];
+    replica
+        .repair(&pipeline(), &t, &sent[..1], &again)
+        .await
+        .unwrap();
+    assert_eq!(replica.count(&pipeline(), &t.name).await.unwrap(), 1);
     if !database.is_sqlite() {
         let sql = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute \
                    WHERE attrelid = 't'::regclass AND attnum > 1 ORDER BY attnum";

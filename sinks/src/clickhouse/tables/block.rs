@@ -17,6 +17,8 @@ use crate::rejected::rejected;
 pub(super) struct Block {
     pub(super) table: u64,
     pub(super) destination: Arc<Destination>,
+    /// Whether a row of it does not tell all of its values.
+    pub(super) lacks: bool,
     pub(super) fills: Fills,
     pub(super) bytes: Vec<u8>,
     pub(super) count: usize,
@@ -30,6 +32,7 @@ impl Block {
         Self {
             table,
             destination,
+            lacks: false,
             fills: Fills::default(),
             bytes: Vec::new(),
             count: 0,

@@ -162,17 +162,22 @@ impl ClickHouseTables {
                 let destination = destination.ok_or_else(|| unready(change))?;
                 blocks.push(Block::new(id, destination));
             }
+            if let Some(block) = of_item.last().and_then(|of| blocks.get_mut(*of)) {
+                block.lacks |= !wanted(change, block.destination.soft_delete).is_empty();
+            }
         }
-        for (at, block) in blocks.iter_mut().enumerate() {
+        for (at, block) in blocks
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, block)| block.lacks)
+        {
             let own = items.iter().zip(&of_item).enumerate();
             let own = own.filter(|(_, (_, of))| **of == at);
-            let own = own.map(|(place, ((_, change), _))| (place, change));
+            let own: Vec<_> = own
+                .map(|(place, ((_, change), _))| (place, change))
+                .collect();
             let destination = Arc::clone(&block.destination);
-            let lacks = own.clone().any(|(_, change)| {
-                lacks(change) || !wanted(change, destination.soft_delete).is_empty()
-            });
-            if lacks && let Some(entry) = work.entries.get_mut(&block.table) {
-                let own: Vec<_> = own.collect();
+            if let Some(entry) = work.entries.get_mut(&block.table) {
                 block.fills = self.fills(entry, &destination, &own).await?;
             }
         }
@@ -235,6 +240,9 @@ impl ClickHouseTables {
         held: &mut Option<Held>,
     ) -> Result<()> {
         let table = change.table.id;
+        if held.is_none() {
+            *held = Some(self.check(batch).await?);
+        }
         if let Some(entry) = work.entries.get_mut(&table) {
             entry.copied(state);
         }

@@ -196,8 +196,8 @@ impl TableSink for ClickHouseTables {
         Self::forget(self, pipeline, table).await
     }
 
-    fn content(&self) -> Option<&dyn TableReplica> {
-        Some(self)
+    fn content(&self) -> &dyn TableReplica {
+        self
     }
 }
 

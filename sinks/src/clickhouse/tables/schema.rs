@@ -251,6 +251,12 @@ impl ClickHouseTables {
                 self.connection.execute("drop a table", &sql).await?;
             }
         }
+        if note.deferred {
+            let (captured, table) = (&self.captured, noted.table_id);
+            captured
+                .forget_deferred("drop a table", pipeline, table)
+                .await?;
+        }
         noted.written += 1;
         let fence = noted.fence;
         self.captured
