@@ -5,6 +5,7 @@
 //! [`Store`](ledger_core::Store) with a log and any [`Sink`](ledger_core::Sink).
 
 mod bridge;
+pub mod hook;
 mod isolate;
 mod lease;
 mod options;

@@ -1,0 +1,259 @@
+//! The streams that have something to send, each by itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use ledger_core::hook::{Plan, Queued, Waiting};
+use ledger_core::{
+    Change, Cursor, EntryId, Error, ErrorKind, Item as _, Mutation, Result, StreamKey, Timestamp,
+};
+use tokio::time::Instant;
+
+/// The most bytes of a delivery's items, roughly; one that is larger goes alone.
+const BYTES: usize = 4 << 20;
+
+/// How deep an item's MessagePack may nest: more than any has, and far less than a stack holds.
+const DEPTH: usize = 32;
+
+/// A change that was read, at the position it is stored by.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) slot: u64,
+    pub(super) change: Change,
+    /// Whether it may have been sent before this run, alone unless a plan says otherwise.
+    pub(super) uncertain: bool,
+    pub(super) since: Instant,
+}
+
+/// A stream none of whose deliveries has failed: what it has stands in memory.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) queue: VecDeque<Item>,
+    /// How many items at the beginning are under way.
+    pub(super) under_way: usize,
+    /// Whether it stands in the row of those that may send.
+    pub(super) in_row: bool,
+    /// The commit that must be stored before it sends.
+    pub(super) after: u64,
+}
+
+/// What a lane can do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing until something else happens.
+    Nothing,
+    /// Send so many items.
+    Send(usize),
+    /// Look again then.
+    At(Instant),
+}
+
+/// How deliveries are formed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forming {
+    pub(super) most: usize,
+    pub(super) wait: Duration,
+}
+
+impl Lane {
+    /// What to send next. `plans` are the deliveries of before this run, `read` is how far the log
+    /// was read.
+    pub(super) fn next(
+        &self,
+        forming: Forming,
+        plans: &Plans,
+        read: Option<&Cursor>,
+        now: Instant,
+    ) -> Next {
+        if self.under_way > 0 {
+            return Next::Nothing;
+        }
+        let Some(head) = self.queue.front() else {
+            return Next::Nothing;
+        };
+        if head.uncertain {
+            let Some(through) = plans.through(head.change.key(), &head.change.cursor) else {
+                return Next::Send(1);
+            };
+            if read.is_none_or(|read| read < through) {
+                return Next::Nothing;
+            }
+            let planned = self.queue.iter();
+            let planned = planned.take_while(|item| item.change.cursor <= *through);
+            return Next::Send(planned.count().max(1));
+        }
+        // What may have been sent alone does not go together with what follows.
+        let certain = self.queue.iter().take_while(|item| !item.uncertain);
+        let joined = joined(certain.map(|item| &item.change), forming.most);
+        let whole = joined.full || joined.count < self.queue.len();
+        let due = head.since + forming.wait;
+        if whole || now >= due {
+            Next::Send(joined.count)
+        } else {
+            Next::At(due)
+        }
+    }
+}
+
+/// How many changes at the beginning go together, and whether no more would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub(super) count: usize,
+    pub(super) full: bool,
+}
+
+/// Appends to a stream of one name go together; every other change goes alone.
+pub(super) fn joined<'a>(changes: impl Iterator<Item = &'a Change>, most: usize) -> Joined {
+    let (mut count, mut bytes, mut first) = (0, 0_usize, None);
+    for change in changes {
+        let append = matches!(change.mutation, Mutation::Append { .. });
+        let head: &Change = first.get_or_insert(change);
+        let same = append
+            && matches!(head.mutation, Mutation::Append { .. })
+            && head.stream.name == change.stream.name;
+        bytes = bytes.saturating_add(change.size());
+        if count > 0 && (!same || bytes > BYTES) {
+            return Joined { count, full: true };
+        }
+        count += 1;
+        if count >= most.max(1) || !append {
+            return Joined { count, full: true };
+        }
+    }
+    Joined { count, full: false }
+}
+
+/// A stream that is held up: what it has stands in the queue of the database.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) name: String,
+    /// The last item of the delivery that is tried.
+    pub(super) through: Cursor,
+    pub(super) attempts: u32,
+    pub(super) error: String,
+    pub(super) phase: Phase,
+    /// The commit that the last of its items stands in.
+    pub(super) queued_in: u64,
+}
+
+/// What a stream that is held up waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The time of the next attempt.
+    Due(Instant),
+    /// The answer to an attempt, or what is read from the queue.
+    Busy,
+    /// A commit, then its next delivery is formed from the queue.
+    Forms(u64),
+    /// A commit, then its delivery, which the commit notes, is sent.
+    Noted(u64),
+    /// An operator.
+    Parked,
+}
+
+impl Held {
+    /// As it is stored; `due` is when its next attempt is.
+    pub(super) fn stored(&self, stream: StreamKey, due: Timestamp) -> Waiting {
+        Waiting {
+            stream,
+            name: self.name.clone(),
+            through: self.through.clone(),
+            attempts: self.attempts,
+            next_at: due,
+            parked: self.phase == Phase::Parked,
+            error: self.error.clone(),
+        }
+    }
+}
+
+/// The deliveries of several items that may have been sent before this run.
+#[derive(Debug, Default)]
+pub(super) struct Plans(HashMap<(StreamKey, Cursor), Cursor>);
+
+impl Plans {
+    pub(super) fn new(plans: Vec<Plan>) -> Self {
+        let plans = plans.into_iter();
+        Self(
+            plans
+                .map(|plan| ((plan.stream, plan.first), plan.through))
+                .collect(),
+        )
+    }
+
+    fn through(&self, stream: StreamKey, first: &Cursor) -> Option<&Cursor> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&(stream, first.clone()))
+    }
+}
+
+/// A change as it stands in the queue.
+pub(super) fn queued(change: &Change) -> Result<Queued> {
+    let item = rmp_serde::to_vec(change).map_err(|error| {
+        Error::new(ErrorKind::Internal, "queue item", change.describe()).with_source(error)
+    })?;
+    Ok(Queued {
+        stream: change.key(),
+        cursor: change.cursor.clone(),
+        description: change.describe(),
+        item: item.into(),
+        letter: None,
+    })
+}
+
+/// The change of an item of the queue.
+pub(super) fn change(queued: &Queued) -> Result<Change> {
+    let mut reader = rmp_serde::Deserializer::from_read_ref(queued.item.as_ref());
+    reader.set_max_depth(DEPTH);
+    serde::Deserialize::deserialize(&mut reader).map_err(|error: rmp_serde::decode::Error| {
+        Error::new(
+            ErrorKind::Corrupt,
+            "read hook queue",
+            queued.description.clone(),
+        )
+        .with_source(error)
+    })
+}
+
+/// How far streams were copied, while the log still tells of what the copy has shown.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    through: HashMap<StreamKey, EntryId>,
+    /// Behind this position of the log nothing was copied.
+    pub(super) until: Option<Cursor>,
+}
+
+impl Copied {
+    pub(super) fn new(through: Vec<(StreamKey, EntryId)>) -> Self {
+        Self {
+            through: through.into_iter().collect(),
+            until: None,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.through.is_empty()
+    }
+
+    pub(super) fn note(&mut self, stream: StreamKey, id: EntryId) {
+        let known = self.through.entry(stream).or_default();
+        *known = (*known).max(id);
+    }
+
+    /// Whether the copy has shown this change already.
+    pub(super) fn has(&self, change: &Change) -> bool {
+        match &change.mutation {
+            Mutation::Append { entry, .. } => {
+                let known = self.through.get(&change.key());
+                known.is_some_and(|known| entry.id <= *known)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.through = HashMap::new();
+        self.until = None;
+    }
+}
