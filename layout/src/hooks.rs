@@ -27,8 +27,8 @@ const TABLES: &[&str] = &[
         description TEXT NOT NULL, item BYTES NOT NULL, letter TEXT, at INT NOT NULL,
         PRIMARY KEY (hook, stream_key, cursor))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_plans (
-        hook TEXT NOT NULL, through BYTES NOT NULL, first BYTES NOT NULL, stream_key INT NOT NULL,
-        PRIMARY KEY (hook, through))",
+        hook TEXT NOT NULL, through BYTES NOT NULL, stream_key INT NOT NULL, first INT NOT NULL,
+        last INT NOT NULL, PRIMARY KEY (hook, through))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_copied (
         hook TEXT NOT NULL, stream_key INT NOT NULL, id INT NOT NULL,
         PRIMARY KEY (hook, stream_key))",
@@ -44,8 +44,8 @@ const TABLES: &[&str] = &[
 /// The statements that make the tables, in the words of a backend.
 pub(crate) fn tables(bytes: &str, int: &str, number: &str) -> Vec<String> {
     let word = |statement: &str| {
-        let statement = statement.replace("NUMBER", number);
-        statement.replace("BYTES", bytes).replace(" INT", int)
+        let statement = statement.replace("BYTES", bytes).replace(" INT", int);
+        statement.replace("NUMBER", number)
     };
     TABLES.iter().map(|statement| word(statement)).collect()
 }
@@ -199,7 +199,7 @@ macro_rules! statements {
 
         async fn plans(conn: &mut $connection, hook: &PipelineId) -> Result<Vec<Plan>> {
             let rows = sqlx::query(
-                "SELECT stream_key, first, through FROM ledger_hook_plans WHERE hook = $1",
+                "SELECT stream_key, first, last, through FROM ledger_hook_plans WHERE hook = $1",
             )
             .bind(hook.as_str())
             .fetch_all(conn)
@@ -209,8 +209,9 @@ macro_rules! statements {
                 .map(|row| {
                     Ok(Plan {
                         stream: StreamKey(uint(row, 0)?),
-                        first: cursor(row, 1)?,
-                        through: cursor(row, 2)?,
+                        first: EntryId(uint(row, 1)?),
+                        last: EntryId(uint(row, 2)?),
+                        through: cursor(row, 3)?,
                     })
                 })
                 .collect()
@@ -267,17 +268,30 @@ macro_rules! statements {
             }
             for plan in &writes.plans {
                 sqlx::query(
-                    "INSERT INTO ledger_hook_plans (hook, stream_key, first, through)
-                     VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+                    "INSERT INTO ledger_hook_plans (hook, stream_key, first, last, through)
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
                 )
                 .bind(name)
                 .bind(int(plan.stream.0))
-                .bind(plan.first.as_bytes())
+                .bind(int(plan.first.0))
+                .bind(int(plan.last.0))
                 .bind(plan.through.as_bytes())
                 .execute(&mut *conn)
                 .await
                 .map_err(fail)?;
             }
+            commit_items_in(conn, hook, writes).await?;
+            commit_streams_in(conn, hook, writes).await?;
+            remember_in(conn, hook, &writes.attempts).await
+        }
+
+        async fn commit_items_in(
+            conn: &mut $connection,
+            hook: &PipelineId,
+            writes: &Writes,
+        ) -> Result<()> {
+            let fail = |error| failed("store hook state", error);
+            let name = hook.as_str();
             let now = Timestamp::now().as_micros();
             for item in &writes.queue {
                 sqlx::query(
@@ -321,6 +335,16 @@ macro_rules! statements {
                 .await
                 .map_err(fail)?;
             }
+            Ok(())
+        }
+
+        async fn commit_streams_in(
+            conn: &mut $connection,
+            hook: &PipelineId,
+            writes: &Writes,
+        ) -> Result<()> {
+            let fail = |error| failed("store hook state", error);
+            let name = hook.as_str();
             for waiting in &writes.waiting {
                 sqlx::query(
                     "INSERT INTO ledger_hook_streams
@@ -370,7 +394,7 @@ macro_rules! statements {
                     .await
                     .map_err(fail)?;
             }
-            remember_in(conn, hook, &writes.attempts).await
+            Ok(())
         }
 
         async fn remember_in(

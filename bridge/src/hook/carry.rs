@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt as _};
-use ledger_core::hook::{Answer, Claim, Delivery, Outcome, Plan};
+use ledger_core::hook::{Answer, Claim, Delivery, Outcome};
 use ledger_core::observe::Poll;
 use ledger_core::pipeline::{Attempt as Run, Stop};
 use ledger_core::{
@@ -55,6 +55,7 @@ enum Event {
 }
 
 /// The work of one run.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Carrier<'a> {
     hook: &'a Hook,
     source: Uuid,
@@ -75,11 +76,20 @@ pub(super) struct Carrier<'a> {
     breaker: Breaker,
     pace: Pace,
     plans: Plans,
+    /// What was met before, or by the copy.
     copied: Copied,
     copying: bool,
+    /// Behind this position of the log nothing was copied.
+    copied_until: Option<Cursor>,
+    /// Whether positions that are stored do not tell everything yet: a copy's beginning, or its overlap
+    /// with the log.
+    partial: bool,
+    /// Everything that was sent before this run stands at or before this position of the log.
+    sent_until: Cursor,
+    /// Whether it was read up to there.
+    complete: bool,
     /// How many changes are still to come that may have been sent before.
     uncertain: usize,
-    read: Option<Cursor>,
     draining: bool,
     failure: Option<Error>,
     /// When what the pace holds back may go on.
@@ -91,9 +101,10 @@ impl<'a> Carrier<'a> {
         hook: &'a Hook,
         source: Uuid,
         claim: Claim,
-        copying: bool,
-        overlap: Option<Cursor>,
+        progress: &Progress,
+        head: Cursor,
     ) -> Self {
+        let copying = matches!(progress, Progress::Snapshot { .. });
         let options = &hook.options;
         let now = Instant::now();
         let mut carrier = Self {
@@ -113,16 +124,18 @@ impl<'a> Carrier<'a> {
             breaker: Breaker::new(),
             pace: Pace::new(options.concurrency, options.rate),
             plans: Plans::new(claim.plans),
+            partial: copying || !claim.copied.is_empty(),
+            copied_until: (!copying && !claim.copied.is_empty()).then(|| head.clone()),
             copied: Copied::new(claim.copied),
             copying,
+            complete: matches!(progress, Progress::Follow(at) if *at >= head),
+            sent_until: head,
             // Who takes a hook for the first time has sent nothing before.
             uncertain: if claim.fence > 1 { WINDOW } else { 0 },
-            read: None,
             draining: false,
             failure: None,
             paced: None,
         };
-        carrier.copied.until = overlap;
         for waiting in claim.waiting {
             let due = now + waiting.next_at.since(Timestamp::now());
             let phase = if waiting.parked {
@@ -138,6 +151,7 @@ impl<'a> Carrier<'a> {
                 error: waiting.error,
                 phase,
                 queued_in: 0,
+                noted_in: 0,
             };
             carrier.held.insert(waiting.stream, held);
         }
@@ -171,9 +185,10 @@ impl<'a> Carrier<'a> {
                 () = drain.stopped(), if !self.draining => self.draining = true,
                 stored = self.journal.stored(), if self.journal.is_storing() => {
                     let (number, cursor) = stored?;
-                    if cursor.is_some() {
+                    if let Some(cursor) = cursor {
                         run.progressed();
-                        self.hook.stats.update(|stats| stats.position = cursor);
+                        self.tells(&cursor);
+                        self.hook.stats.update(|stats| stats.position = Some(cursor));
                     }
                     self.stored(number);
                 }
@@ -225,22 +240,19 @@ impl<'a> Carrier<'a> {
     /// Takes a change that was read.
     fn take(&mut self, change: Change) -> Result<()> {
         let slot = self.window.push(change.cursor.clone());
-        self.read = Some(change.cursor.clone());
+        self.reads(&change.cursor);
         let uncertain = self.uncertain > 0;
         self.uncertain = self.uncertain.saturating_sub(1);
         let stream = change.key();
+        if !self.copying && !self.copied.is_empty() && self.is_behind_copy(&change.cursor, false) {
+            self.copied = Copied::default();
+        }
+        if self.copied.has(&change) {
+            self.window.settle(slot);
+            return Ok(());
+        }
         if self.copying {
-            if let Mutation::Append { entry, .. } = &change.mutation {
-                self.copied.note(stream, entry.id);
-            }
-        } else if !self.copied.is_empty() {
-            if self.is_behind_copy(&change) {
-                self.copied.clear();
-                self.journal.writes().copy_ended = true;
-            } else if self.copied.has(&change) {
-                self.window.settle(slot);
-                return Ok(());
-            }
+            self.copied.note(&change);
         }
         let state = matches!(change.mutation, Mutation::Stream(_));
         if state || !(self.hook.options.keep)(&change) {
@@ -266,19 +278,43 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    /// Whether the log has been followed behind what was copied.
-    fn is_behind_copy(&self, change: &Change) -> bool {
-        let until = self.copied.until.as_ref();
-        let at = Progress::from_cursor(&change.cursor);
-        matches!((at, until), (Ok(Progress::Follow(at)), Some(until)) if at > *until)
+    /// Whether a position is one of the log behind everything that was copied, or `at` its end.
+    fn is_behind_copy(&self, cursor: &Cursor, or_at: bool) -> bool {
+        let until = self.copied_until.as_ref();
+        let at = Progress::from_cursor(cursor);
+        matches!((at, until), (Ok(Progress::Follow(at)), Some(until)) if at > *until || (or_at && at == *until))
+    }
+
+    /// A position is stored: from that of the copy's end on it tells everything.
+    fn tells(&mut self, cursor: &Cursor) {
+        if self.partial && self.is_behind_copy(cursor, true) {
+            self.partial = false;
+            self.journal.writes().copy_ended = true;
+        }
+    }
+
+    /// It was read up to this position.
+    fn reads(&mut self, cursor: &Cursor) {
+        if self.complete {
+            return;
+        }
+        let at = Progress::from_cursor(cursor);
+        if matches!(at, Ok(Progress::Follow(at)) if at >= self.sent_until) {
+            self.complete = true;
+            // Who waited for the end of a delivery of before need not any more.
+            let waiting: Vec<_> = self.lanes.keys().copied().collect();
+            for stream in waiting {
+                self.line_up(stream);
+            }
+        }
     }
 
     fn copy_ended(&mut self, at: Cursor, head: Cursor) {
         self.copying = false;
-        self.copied.until = Some(head);
+        self.copied_until = Some(head);
         // A position of its own, or a restart right behind would begin the copy's end again.
         let cursor = Progress::Follow(at).to_cursor();
-        self.read = Some(cursor.clone());
+        self.reads(&cursor);
         let slot = self.window.push(cursor);
         self.window.settle(slot);
         self.hook
@@ -289,8 +325,8 @@ impl<'a> Carrier<'a> {
     /// What stands at a position is delivered or queued.
     fn settle(&mut self, slot: u64, change: &Change) {
         self.window.settle(slot);
-        if let (Ok(Progress::Snapshot { .. }), Mutation::Append { entry, .. }) =
-            (Progress::from_cursor(&change.cursor), &change.mutation)
+        if self.partial
+            && let Mutation::Append { entry, .. } = &change.mutation
         {
             self.journal.writes().copied.push((change.key(), entry.id));
         }
@@ -337,6 +373,12 @@ impl<'a> Carrier<'a> {
             self.row.pop_front();
             if let Some(held) = self.held.get_mut(&stream) {
                 if matches!(held.phase, Phase::Due(_)) {
+                    if held.noted_in > self.journal.done() {
+                        // It is read from the queue, where it does not stand yet.
+                        held.phase = Phase::Noted(held.noted_in);
+                        self.after.push((held.noted_in, stream));
+                        continue;
+                    }
                     held.phase = Phase::Busy;
                     let (through, failed) = (held.through.clone(), held.attempts);
                     self.begins();
@@ -358,7 +400,7 @@ impl<'a> Carrier<'a> {
                 self.after.push((lane.after, stream));
                 continue;
             }
-            match lane.next(forming, &self.plans, self.read.as_ref(), now) {
+            match lane.next(forming, &self.plans, self.complete, now) {
                 Next::Nothing if lane.queue.is_empty() => drop(self.lanes.remove(&stream)),
                 Next::Nothing => {}
                 Next::At(at) => {
@@ -388,12 +430,7 @@ impl<'a> Carrier<'a> {
         let changes: Vec<_> = items.map(|item| item.change.clone()).collect();
         let noted = lane.queue.front().is_some_and(|item| item.uncertain);
         self.begins();
-        if let ([first, .., last], false) = (changes.as_slice(), noted) {
-            let plan = Plan {
-                stream,
-                first: first.cursor.clone(),
-                through: last.cursor.clone(),
-            };
+        if let (Some(plan), false) = (lane::plan(&changes), noted) {
             let number = self.journal.number();
             self.journal.writes().plans.push(plan);
             self.planned.push((number, stream, changes));
@@ -451,7 +488,7 @@ impl<'a> Carrier<'a> {
 
     fn event(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Loaded { stream, at, found } => self.loaded(stream, at, found?),
+            Event::Loaded { stream, at, found } => self.loaded(stream, at, &found?),
             Event::Sent {
                 stream,
                 delivery,
@@ -461,7 +498,7 @@ impl<'a> Carrier<'a> {
                 match (delivery, answer?) {
                     (Some(delivery), Some(answer)) => self.answered(stream, &delivery, &answer)?,
                     // Somebody has discarded what waited.
-                    _ => self.forms(stream),
+                    _ => self.forms_now(stream),
                 }
             }
         }

@@ -56,13 +56,13 @@ pub(super) struct Forming {
 }
 
 impl Lane {
-    /// What to send next. `plans` are the deliveries of before this run, `read` is how far the log
-    /// was read.
+    /// What to send next. `plans` are the deliveries of before this run, `complete` whether everything
+    /// they can hold was read.
     pub(super) fn next(
         &self,
         forming: Forming,
         plans: &Plans,
-        read: Option<&Cursor>,
+        complete: bool,
         now: Instant,
     ) -> Next {
         if self.under_way > 0 {
@@ -72,15 +72,22 @@ impl Lane {
             return Next::Nothing;
         };
         if head.uncertain {
-            let Some(through) = plans.through(head.change.key(), &head.change.cursor) else {
+            let Some(last) = plans.last(&head.change) else {
                 return Next::Send(1);
             };
-            if read.is_none_or(|read| read < through) {
-                return Next::Nothing;
-            }
             let planned = self.queue.iter();
-            let planned = planned.take_while(|item| item.change.cursor <= *through);
-            return Next::Send(planned.count().max(1));
+            let planned =
+                planned.take_while(|item| entry(&item.change).is_some_and(|id| id <= last));
+            let (mut count, mut whole) = (0, false);
+            for item in planned {
+                count += 1;
+                whole |= entry(&item.change) == Some(last);
+            }
+            // Its end may have been trimmed since, and never come.
+            if whole || complete || count < self.queue.len() {
+                return Next::Send(count.max(1));
+            }
+            return Next::Nothing;
         }
         // What may have been sent alone does not go together with what follows.
         let certain = self.queue.iter().take_while(|item| !item.uncertain);
@@ -134,6 +141,8 @@ pub(super) struct Held {
     pub(super) phase: Phase,
     /// The commit that the last of its items stands in.
     pub(super) queued_in: u64,
+    /// The commit that its delivery stands in.
+    pub(super) noted_in: u64,
 }
 
 /// What a stream that is held up waits for.
@@ -166,26 +175,48 @@ impl Held {
     }
 }
 
-/// The deliveries of several items that may have been sent before this run.
+/// The entry that an append appended.
+fn entry(change: &Change) -> Option<EntryId> {
+    match &change.mutation {
+        Mutation::Append { entry, .. } => Some(entry.id),
+        _ => None,
+    }
+}
+
+/// The deliveries of several entries that may have been sent before this run.
 #[derive(Debug, Default)]
-pub(super) struct Plans(HashMap<(StreamKey, Cursor), Cursor>);
+pub(super) struct Plans(HashMap<(StreamKey, EntryId), EntryId>);
 
 impl Plans {
     pub(super) fn new(plans: Vec<Plan>) -> Self {
         let plans = plans.into_iter();
         Self(
             plans
-                .map(|plan| ((plan.stream, plan.first), plan.through))
+                .map(|plan| ((plan.stream, plan.first), plan.last))
                 .collect(),
         )
     }
 
-    fn through(&self, stream: StreamKey, first: &Cursor) -> Option<&Cursor> {
+    /// The last entry of the delivery that begins with this change.
+    fn last(&self, first: &Change) -> Option<EntryId> {
         if self.0.is_empty() {
             return None;
         }
-        self.0.get(&(stream, first.clone()))
+        self.0.get(&(first.key(), entry(first)?)).copied()
     }
+}
+
+/// The plan of several appends of one stream; none for what is sent alone.
+pub(super) fn plan(changes: &[Change]) -> Option<Plan> {
+    let (first, [.., last]) = changes.split_first()? else {
+        return None;
+    };
+    Some(Plan {
+        stream: first.key(),
+        first: entry(first)?,
+        last: entry(last)?,
+        through: last.cursor.clone(),
+    })
 }
 
 /// A change as it stands in the queue.
@@ -216,44 +247,30 @@ pub(super) fn change(queued: &Queued) -> Result<Change> {
     })
 }
 
-/// How far streams were copied, while the log still tells of what the copy has shown.
+/// How far the entries of streams were met, as long as positions do not tell: a copy meets what the
+/// log tells again, and a copy that is begun anew meets what was met before.
 #[derive(Debug, Default)]
-pub(super) struct Copied {
-    through: HashMap<StreamKey, EntryId>,
-    /// Behind this position of the log nothing was copied.
-    pub(super) until: Option<Cursor>,
-}
+pub(super) struct Copied(HashMap<StreamKey, EntryId>);
 
 impl Copied {
     pub(super) fn new(through: Vec<(StreamKey, EntryId)>) -> Self {
-        Self {
-            through: through.into_iter().collect(),
-            until: None,
-        }
+        Self(through.into_iter().collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.through.is_empty()
+        self.0.is_empty()
     }
 
-    pub(super) fn note(&mut self, stream: StreamKey, id: EntryId) {
-        let known = self.through.entry(stream).or_default();
-        *known = (*known).max(id);
-    }
-
-    /// Whether the copy has shown this change already.
-    pub(super) fn has(&self, change: &Change) -> bool {
-        match &change.mutation {
-            Mutation::Append { entry, .. } => {
-                let known = self.through.get(&change.key());
-                known.is_some_and(|known| entry.id <= *known)
-            }
-            _ => false,
+    pub(super) fn note(&mut self, change: &Change) {
+        if let Some(id) = entry(change) {
+            let known = self.0.entry(change.key()).or_default();
+            *known = (*known).max(id);
         }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.through = HashMap::new();
-        self.until = None;
+    /// Whether this change was met already.
+    pub(super) fn has(&self, change: &Change) -> bool {
+        let known = self.0.get(&change.key());
+        known.is_some_and(|known| entry(change).is_some_and(|id| id <= *known))
     }
 }

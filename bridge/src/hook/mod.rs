@@ -253,14 +253,12 @@ impl Hook {
         loop {
             tokio::select! {
                 end = &mut carried => return end,
-                end = &mut kept => match end {
+                end = &mut kept => {
+                    end?;
                     // Asked to pause.
-                    Ok(()) => {
-                        drain.stop();
-                        kept.set(held.keep());
-                    }
-                    Err(error) => return Err(error),
-                },
+                    drain.stop();
+                    kept.set(held.keep());
+                }
                 () = stop.stopped(), if !drain.is_stopped() => drain.stop(),
                 // At-least-once: what is under way is sent again, under its id.
                 () = &mut overdue => {
@@ -283,26 +281,20 @@ impl Hook {
             .state
             .claim(pipeline, self.source.name(), &identity)
             .await?;
-        let progress = match &claim.cursor {
-            Some(cursor) => Progress::from_cursor(cursor)?,
-            None => {
-                let progress = source::beginning(log).await?;
-                // Where the copy begins is part of every position in it.
-                let writes = Writes {
-                    cursor: Some(progress.to_cursor()),
-                    ..Writes::default()
-                };
-                self.state.commit(pipeline, claim.fence, &writes).await?;
-                progress
-            }
+        let progress = if let Some(cursor) = &claim.cursor {
+            Progress::from_cursor(cursor)?
+        } else {
+            let progress = source::beginning(log).await?;
+            // Where the copy begins is part of every position in it.
+            let writes = Writes {
+                cursor: Some(progress.to_cursor()),
+                ..Writes::default()
+            };
+            self.state.commit(pipeline, claim.fence, &writes).await?;
+            progress
         };
         let copying = matches!(progress, Progress::Snapshot { .. });
-        // A copy that has ended may overlap with what the log still tells.
-        let overlap = if !copying && !claim.copied.is_empty() {
-            Some(log.head().await?)
-        } else {
-            None
-        };
+        let head = log.head().await?;
         self.stats.update(|stats| {
             stats.state = if copying {
                 HookState::Copying
@@ -311,8 +303,8 @@ impl Hook {
             };
             stats.position.clone_from(&claim.cursor);
         });
+        let carrier = Carrier::new(self, identity.store, claim, &progress, head);
         let changes = source::read(&self.source, progress)?;
-        let carrier = Carrier::new(self, identity.store, claim, copying, overlap);
         tokio::select! {
             end = Box::pin(carrier.run(changes, run, drain)) => end?,
             () = self.tell() => {}

@@ -75,7 +75,8 @@ pub struct Claim {
     pub waiting: Vec<Waiting>,
     /// The deliveries of several items behind the cursor that may have been sent already.
     pub plans: Vec<Plan>,
-    /// How far streams were copied; kept until the log has been followed behind the copy.
+    /// How far the entries of streams are delivered or queued, as long as the cursor does not tell:
+    /// from a copy's beginning until the log has been followed behind it.
     pub copied: Vec<(StreamKey, EntryId)>,
 }
 
@@ -114,9 +115,11 @@ pub struct Waiting {
 pub struct Plan {
     /// The stream.
     pub stream: StreamKey,
-    /// The first item.
-    pub first: Cursor,
+    /// The first entry.
+    pub first: EntryId,
     /// The last one.
+    pub last: EntryId,
+    /// The position of that. A copy that is begun anew meets the entries at other positions.
     pub through: Cursor,
 }
 
@@ -154,9 +157,9 @@ pub struct Writes {
     pub waiting: Vec<Waiting>,
     /// Streams that wait no more.
     pub released: Vec<StreamKey>,
-    /// How far streams were copied.
+    /// How far the entries of streams are delivered or queued.
     pub copied: Vec<(StreamKey, EntryId)>,
-    /// Whether what is known of the copy is no longer needed.
+    /// Whether that is no longer needed: the cursor tells.
     pub copy_ended: bool,
     /// Attempts to be remembered, oldest first.
     pub attempts: Vec<Attempt>,

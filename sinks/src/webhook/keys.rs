@@ -92,12 +92,11 @@ impl SigningKey {
         match &self.0 {
             Signing::Shared(key) => {
                 let tag = hmac::sign(key, content);
-                Some(
-                    tag.as_ref()
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect(),
-                )
+                let mut text = String::with_capacity(64);
+                for byte in tag.as_ref() {
+                    text.push_str(&format!("{byte:02x}"));
+                }
+                Some(text)
             }
             Signing::Private(_) => None,
         }

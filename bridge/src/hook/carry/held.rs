@@ -47,6 +47,7 @@ impl Carrier<'_> {
             error,
             phase,
             queued_in: self.journal.number(),
+            noted_in: self.journal.number(),
         };
         self.held.insert(stream, held);
         self.note(stream, now);
@@ -168,7 +169,7 @@ impl Carrier<'_> {
         self.forms(stream);
     }
 
-    /// Has the next delivery of a stream formed, once what is to be stored of it is.
+    /// Has the next delivery of a stream formed, once what has just been noted of it is stored.
     pub(super) fn forms(&mut self, stream: StreamKey) {
         let number = self.journal.number();
         let Some(held) = self.held.get_mut(&stream) else {
@@ -176,10 +177,12 @@ impl Carrier<'_> {
         };
         held.phase = Phase::Forms(number);
         self.after.push((number, stream));
-        if self.journal.is_done() {
-            // Nothing will be stored: it is all there.
-            self.load(stream, self.journal.done());
-        }
+    }
+
+    /// Forms it from what is stored now.
+    pub(super) fn forms_now(&mut self, stream: StreamKey) {
+        let done = self.journal.done();
+        self.load(stream, done);
     }
 
     /// Reads what stands in the queue of a stream.
@@ -198,15 +201,19 @@ impl Carrier<'_> {
     }
 
     /// Forms the next delivery, or lets the stream go.
-    pub(super) fn loaded(&mut self, stream: StreamKey, at: u64, found: Vec<Change>) {
+    pub(super) fn loaded(&mut self, stream: StreamKey, at: u64, found: &[Change]) {
         let number = self.journal.number();
         let Some(held) = self.held.get_mut(&stream) else {
             return;
         };
         if found.is_empty() {
-            if held.queued_in > at {
+            if held.queued_in > self.journal.done() {
                 held.phase = Phase::Forms(held.queued_in);
                 self.after.push((held.queued_in, stream));
+                return;
+            }
+            if held.queued_in > at {
+                self.forms_now(stream);
                 return;
             }
             self.held.remove(&stream);
