@@ -9,5 +9,6 @@ mod state;
 
 pub use delivery::{Answer, Delivery, Endpoint, Outcome};
 pub use state::{
-    Asked, Attempt, AttemptQuery, Claim, Counts, Letter, Plan, Queued, State, Waiting, Writes,
+    Asked, Attempt, AttemptQuery, Claim, Counts, Letter, Plan, Queued, Settled, State, Waiting,
+    Writes,
 };

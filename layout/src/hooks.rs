@@ -29,8 +29,8 @@ const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS ledger_hook_plans (
         hook TEXT NOT NULL, through BYTES NOT NULL, stream_key INT NOT NULL, first INT NOT NULL,
         last INT NOT NULL, PRIMARY KEY (hook, through))",
-    "CREATE TABLE IF NOT EXISTS ledger_hook_copied (
-        hook TEXT NOT NULL, stream_key INT NOT NULL, id INT NOT NULL,
+    "CREATE TABLE IF NOT EXISTS ledger_hook_settled (
+        hook TEXT NOT NULL, stream_key INT NOT NULL, id INT NOT NULL, through BYTES NOT NULL,
         PRIMARY KEY (hook, stream_key))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_attempts (
         number NUMBER, hook TEXT NOT NULL, at INT NOT NULL, id TEXT NOT NULL,
@@ -66,7 +66,8 @@ pub(crate) fn limit(value: usize) -> i64 {
 macro_rules! statements {
     ($connection:ty, $row:ty) => {
         use ledger_core::hook::{
-            Asked, Attempt, AttemptQuery, Claim, Counts, Letter, Plan, Queued, Waiting, Writes,
+            Asked, Attempt, AttemptQuery, Claim, Counts, Letter, Plan, Queued, Settled, Waiting,
+            Writes,
         };
         use ledger_core::{
             Cursor, EntryId, Error, ErrorKind, PipelineId, Result, SourceId, StoreName, StreamKey,
@@ -169,7 +170,7 @@ macro_rules! statements {
                 cursor: stored.map(Cursor::from_bytes).transpose()?,
                 waiting: waiting(conn, hook).await?,
                 plans: plans(conn, hook).await?,
-                copied: copied(conn, hook).await?,
+                settled: settled(conn, hook).await?,
             })
         }
 
@@ -217,18 +218,22 @@ macro_rules! statements {
                 .collect()
         }
 
-        async fn copied(
-            conn: &mut $connection,
-            hook: &PipelineId,
-        ) -> Result<Vec<(StreamKey, EntryId)>> {
-            let rows =
-                sqlx::query("SELECT stream_key, id FROM ledger_hook_copied WHERE hook = $1")
-                    .bind(hook.as_str())
-                    .fetch_all(conn)
-                    .await
-                    .map_err(|error| failed("claim hook", error))?;
+        async fn settled(conn: &mut $connection, hook: &PipelineId) -> Result<Vec<Settled>> {
+            let rows = sqlx::query(
+                "SELECT stream_key, id, through FROM ledger_hook_settled WHERE hook = $1",
+            )
+            .bind(hook.as_str())
+            .fetch_all(conn)
+            .await
+            .map_err(|error| failed("claim hook", error))?;
             rows.iter()
-                .map(|row| Ok((StreamKey(uint(row, 0)?), EntryId(uint(row, 1)?))))
+                .map(|row| {
+                    Ok(Settled {
+                        stream: StreamKey(uint(row, 0)?),
+                        id: EntryId(uint(row, 1)?),
+                        through: cursor(row, 2)?,
+                    })
+                })
                 .collect()
         }
 
@@ -375,21 +380,26 @@ macro_rules! statements {
                     .await
                     .map_err(fail)?;
             }
-            for (stream, id) in &writes.copied {
+            for settled in &writes.settled {
                 sqlx::query(
-                    "INSERT INTO ledger_hook_copied (hook, stream_key, id) VALUES ($1, $2, $3)
-                     ON CONFLICT (hook, stream_key) DO UPDATE SET id = excluded.id",
+                    "INSERT INTO ledger_hook_settled (hook, stream_key, id, through)
+                     VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (hook, stream_key) DO UPDATE SET through = excluded.through,
+                       id = CASE WHEN excluded.id > ledger_hook_settled.id
+                         THEN excluded.id ELSE ledger_hook_settled.id END",
                 )
                 .bind(name)
-                .bind(int(stream.0))
-                .bind(int(id.0))
+                .bind(int(settled.stream.0))
+                .bind(int(settled.id.0))
+                .bind(settled.through.as_bytes())
                 .execute(&mut *conn)
                 .await
                 .map_err(fail)?;
             }
-            if writes.copy_ended {
-                sqlx::query("DELETE FROM ledger_hook_copied WHERE hook = $1")
+            if let (Some(cursor), true) = (&writes.cursor, writes.cursor_tells) {
+                sqlx::query("DELETE FROM ledger_hook_settled WHERE hook = $1 AND through <= $2")
                     .bind(name)
+                    .bind(cursor.as_bytes())
                     .execute(&mut *conn)
                     .await
                     .map_err(fail)?;
@@ -724,7 +734,7 @@ macro_rules! statements {
                 "DELETE FROM ledger_hook_streams WHERE hook = $1",
                 "DELETE FROM ledger_hook_items WHERE hook = $1",
                 "DELETE FROM ledger_hook_plans WHERE hook = $1",
-                "DELETE FROM ledger_hook_copied WHERE hook = $1",
+                "DELETE FROM ledger_hook_settled WHERE hook = $1",
             ] {
                 sqlx::query(statement)
                     .bind(hook.as_str())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ledger::connect::{DatabaseUrl, Stores};
-use ledger::hook::{Asked, Attempt, AttemptQuery, Plan, Queued, State, Waiting, Writes};
+use ledger::hook::{Asked, Attempt, AttemptQuery, Plan, Queued, Settled, State, Waiting, Writes};
 use ledger::{
     Cursor, EntryId, ErrorKind, PipelineId, SourceId, StoreName, StoreOptions, StreamKey, Timestamp,
 };
@@ -20,6 +20,14 @@ fn queued(stream: u64, n: u8) -> Queued {
         description: format!("append s{stream}#{n}"),
         item: vec![n].into(),
         letter: None,
+    }
+}
+
+fn settled(id: u64, through: u8) -> Settled {
+    Settled {
+        stream: StreamKey(1),
+        id: EntryId(id),
+        through: at(through),
     }
 }
 
@@ -83,7 +91,7 @@ async fn works(state: Arc<dyn State>) {
         plans: vec![plan.clone()],
         queue: vec![queued(1, 1), queued(1, 2), queued(1, 3), queued(2, 4)],
         waiting: vec![waiting(1, 2, false), waiting(2, 4, true)],
-        copied: vec![(StreamKey(1), EntryId(9))],
+        settled: vec![settled(9, 4), settled(0, 7)],
         attempts: vec![attempt(1, "delivered"), attempt(2, "failed")],
         ..Writes::default()
     };
@@ -99,7 +107,7 @@ async fn works(state: Arc<dyn State>) {
     assert_eq!((second.fence, second.cursor), (2, Some(at(5))));
     assert_eq!(second.waiting, [waiting(1, 2, false), waiting(2, 4, true)]);
     assert_eq!(second.plans, [plan]);
-    assert_eq!(second.copied, [(StreamKey(1), EntryId(9))]);
+    assert_eq!(second.settled, [settled(9, 7)]);
     let fenced = state.commit(hook, 1, &writes).await.unwrap_err();
     assert_eq!(fenced.kind(), ErrorKind::Fenced);
 
@@ -147,14 +155,14 @@ async fn works(state: Arc<dyn State>) {
     assert!(state.letters(hook, None, 10).await.unwrap().is_empty());
     let writes = Writes {
         released: vec![StreamKey(1)],
-        copy_ended: true,
+        cursor_tells: true,
         cursor: Some(at(8)),
         ..Writes::default()
     };
     state.commit(hook, 2, &writes).await.unwrap();
     let third = state.claim(hook, &store, &source()).await.unwrap();
     assert_eq!(
-        (third.cursor, third.plans.len(), third.copied.len()),
+        (third.cursor, third.plans.len(), third.settled.len()),
         (Some(at(8)), 0, 0)
     );
     assert_eq!(third.waiting.len(), 1);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::breaker::Breaker;
-use super::lane::{self, Copied, Forming, Held, Item, Lane, Next, Phase, Plans};
+use super::lane::{self, Forming, Held, Item, Lane, Met, Next, Phase, Plans};
 use super::pace::Pace;
 use super::source::Read;
 use super::window::Window;
@@ -77,13 +77,15 @@ pub(super) struct Carrier<'a> {
     pace: Pace,
     plans: Plans,
     /// What was met before, or by the copy.
-    copied: Copied,
+    met: Met,
     copying: bool,
     /// Behind this position of the log nothing was copied.
     copied_until: Option<Cursor>,
-    /// Whether positions that are stored do not tell everything yet: a copy's beginning, or its overlap
+    /// Whether a cursor that is stored does not tell everything before it: in a copy, and in its overlap
     /// with the log.
     partial: bool,
+    /// The last position that something is noted as settled at, although the cursor does not tell.
+    settled: Option<Cursor>,
     /// Everything that was sent before this run stands at or before this position of the log.
     sent_until: Cursor,
     /// Whether it was read up to there.
@@ -124,9 +126,10 @@ impl<'a> Carrier<'a> {
             breaker: Breaker::new(),
             pace: Pace::new(options.concurrency, options.rate),
             plans: Plans::new(claim.plans),
-            partial: copying || !claim.copied.is_empty(),
-            copied_until: (!copying && !claim.copied.is_empty()).then(|| head.clone()),
-            copied: Copied::new(claim.copied),
+            partial: copying || !claim.settled.is_empty(),
+            copied_until: (!copying && !claim.settled.is_empty()).then(|| head.clone()),
+            settled: None,
+            met: Met::new(claim.settled),
             copying,
             complete: matches!(progress, Progress::Follow(at) if *at >= head),
             sent_until: head,
@@ -171,8 +174,11 @@ impl<'a> Carrier<'a> {
             self.fire(now);
             self.pump(now);
             self.spill(now)?;
-            if let Some(settled) = self.window.take_settled() {
-                self.journal.settled(settled);
+            if let Some(cursor) = self.window.take_settled() {
+                if self.tells(&cursor) {
+                    self.journal.cursor_tells();
+                }
+                self.journal.settled(cursor);
             }
             self.journal.begin(now, self.draining);
             if self.draining && self.events.is_empty() && self.journal.is_done() {
@@ -187,7 +193,6 @@ impl<'a> Carrier<'a> {
                     let (number, cursor) = stored?;
                     if let Some(cursor) = cursor {
                         run.progressed();
-                        self.tells(&cursor);
                         self.hook.stats.update(|stats| stats.position = Some(cursor));
                     }
                     self.stored(number);
@@ -244,15 +249,15 @@ impl<'a> Carrier<'a> {
         let uncertain = self.uncertain > 0;
         self.uncertain = self.uncertain.saturating_sub(1);
         let stream = change.key();
-        if !self.copying && !self.copied.is_empty() && self.is_behind_copy(&change.cursor, false) {
-            self.copied = Copied::default();
+        if !self.copying && !self.met.is_empty() && self.is_behind_copy(&change.cursor, false) {
+            self.met = Met::default();
         }
-        if self.copied.has(&change) {
+        if self.met.has(&change) {
             self.window.settle(slot);
             return Ok(());
         }
         if self.copying {
-            self.copied.note(&change);
+            self.met.note(&change);
         }
         let state = matches!(change.mutation, Mutation::Stream(_));
         if state || !(self.hook.options.keep)(&change) {
@@ -263,7 +268,7 @@ impl<'a> Carrier<'a> {
             held.queued_in = self.journal.number();
             let queued = lane::queued(&change)?;
             self.journal.writes().queue.push(queued);
-            self.settle(slot, &change);
+            self.settle(slot, &change, true);
             return Ok(());
         }
         self.bytes += change.size();
@@ -285,12 +290,21 @@ impl<'a> Carrier<'a> {
         matches!((at, until), (Ok(Progress::Follow(at)), Some(until)) if at > *until || (or_at && at == *until))
     }
 
-    /// A position is stored: from that of the copy's end on it tells everything.
-    fn tells(&mut self, cursor: &Cursor) {
+    /// Whether what is settled at or before a cursor that is about to be stored is told by it. What is
+    /// not is kept beside it: a restart meets it again.
+    fn tells(&mut self, cursor: &Cursor) -> bool {
         if self.partial && self.is_behind_copy(cursor, true) {
             self.partial = false;
-            self.journal.writes().copy_ended = true;
+            return true;
         }
+        let noted = self.settled.as_ref();
+        if self.partial || noted.is_none() {
+            return false;
+        }
+        if noted.is_some_and(|noted| *noted <= *cursor) {
+            self.settled = None;
+        }
+        true
     }
 
     /// It was read up to this position.
@@ -322,13 +336,14 @@ impl<'a> Carrier<'a> {
             .update(|stats| stats.state = HookState::Following);
     }
 
-    /// What stands at a position is delivered or queued.
-    fn settle(&mut self, slot: u64, change: &Change) {
+    /// What stands at a position is delivered, or `queued`. What is queued is noted beside the cursor
+    /// until that has passed it: met again, it would go together with what follows in the queue.
+    fn settle(&mut self, slot: u64, change: &Change, queued: bool) {
         self.window.settle(slot);
-        if self.partial
-            && let Mutation::Append { entry, .. } = &change.mutation
-        {
-            self.journal.writes().copied.push((change.key(), entry.id));
+        if self.partial || queued {
+            let settled = lane::settled(change);
+            self.settled = self.settled.take().max(Some(settled.through.clone()));
+            self.journal.writes().settled.push(settled);
         }
     }
 
@@ -549,7 +564,7 @@ impl<'a> Carrier<'a> {
         let empty = lane.queue.is_empty();
         for item in done {
             self.bytes = self.bytes.saturating_sub(item.change.size());
-            self.settle(item.slot, &item.change);
+            self.settle(item.slot, &item.change, false);
         }
         if empty {
             self.lanes.remove(&stream);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use ledger_core::hook::{Plan, Queued, Waiting};
+use ledger_core::hook::{Plan, Queued, Settled, Waiting};
 use ledger_core::{
     Change, Cursor, EntryId, Error, ErrorKind, Item as _, Mutation, Result, StreamKey, Timestamp,
 };
@@ -247,30 +247,53 @@ pub(super) fn change(queued: &Queued) -> Result<Change> {
     })
 }
 
-/// How far the entries of streams were met, as long as positions do not tell: a copy meets what the
-/// log tells again, and a copy that is begun anew meets what was met before.
+/// How far streams were met, as long as the cursor does not tell: a copy meets what the log tells
+/// again, and behind a cursor stands what was settled before.
 #[derive(Debug, Default)]
-pub(super) struct Copied(HashMap<StreamKey, EntryId>);
+pub(super) struct Met(HashMap<StreamKey, (EntryId, Option<Cursor>)>);
 
-impl Copied {
-    pub(super) fn new(through: Vec<(StreamKey, EntryId)>) -> Self {
-        Self(through.into_iter().collect())
+impl Met {
+    pub(super) fn new(settled: Vec<Settled>) -> Self {
+        let settled = settled.into_iter();
+        Self(
+            settled
+                .map(|one| (one.stream, (one.id, Some(one.through))))
+                .collect(),
+        )
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The copy has met this one.
     pub(super) fn note(&mut self, change: &Change) {
         if let Some(id) = entry(change) {
-            let known = self.0.entry(change.key()).or_default();
+            let (known, _) = self.0.entry(change.key()).or_default();
             *known = (*known).max(id);
         }
     }
 
-    /// Whether this change was met already.
+    /// Whether this change was met already: an entry by its id, which it has in a copy and in the log;
+    /// another change by its position.
     pub(super) fn has(&self, change: &Change) -> bool {
-        let known = self.0.get(&change.key());
-        known.is_some_and(|known| entry(change).is_some_and(|id| id <= *known))
+        let Some((known, through)) = self.0.get(&change.key()) else {
+            return false;
+        };
+        match entry(change) {
+            Some(id) => id <= *known,
+            None => through
+                .as_ref()
+                .is_some_and(|through| change.cursor <= *through),
+        }
+    }
+}
+
+/// That a stream is settled up to this change.
+pub(super) fn settled(change: &Change) -> Settled {
+    Settled {
+        stream: change.key(),
+        id: entry(change).unwrap_or_default(),
+        through: change.cursor.clone(),
     }
 }

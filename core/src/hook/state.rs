@@ -75,9 +75,8 @@ pub struct Claim {
     pub waiting: Vec<Waiting>,
     /// The deliveries of several items behind the cursor that may have been sent already.
     pub plans: Vec<Plan>,
-    /// How far the entries of streams are delivered or queued, as long as the cursor does not tell:
-    /// from a copy's beginning until the log has been followed behind it.
-    pub copied: Vec<(StreamKey, EntryId)>,
+    /// How far streams are settled, as long as the cursor does not tell.
+    pub settled: Vec<Settled>,
 }
 
 /// What an operator asked for, or a receiver.
@@ -123,6 +122,18 @@ pub struct Plan {
     pub through: Cursor,
 }
 
+/// How far a stream is settled: everything in it up to here is delivered or queued, and is not to be
+/// taken up again when it is met again behind the cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The stream.
+    pub stream: StreamKey,
+    /// The last entry; 0 where only other kinds of change are settled.
+    pub id: EntryId,
+    /// The last position.
+    pub through: Cursor,
+}
+
 /// An item that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
@@ -157,10 +168,10 @@ pub struct Writes {
     pub waiting: Vec<Waiting>,
     /// Streams that wait no more.
     pub released: Vec<StreamKey>,
-    /// How far the entries of streams are delivered or queued.
-    pub copied: Vec<(StreamKey, EntryId)>,
-    /// Whether that is no longer needed: the cursor tells.
-    pub copy_ended: bool,
+    /// How far streams are settled although the cursor does not tell.
+    pub settled: Vec<Settled>,
+    /// Whether what is settled at or before the cursor is told by the cursor from now on.
+    pub cursor_tells: bool,
     /// Attempts to be remembered, oldest first.
     pub attempts: Vec<Attempt>,
     /// Why nothing is to be sent any more.
@@ -177,8 +188,8 @@ impl Writes {
             && self.skipped.is_empty()
             && self.waiting.is_empty()
             && self.released.is_empty()
-            && self.copied.is_empty()
-            && !self.copy_ended
+            && self.settled.is_empty()
+            && !self.cursor_tells
             && self.attempts.is_empty()
             && self.disabled.is_none()
     }

@@ -210,7 +210,10 @@ impl Hooked {
             }
             let store = self.stores.store(&status.name).await?;
             let Some(log) = store.log() else { continue };
-            let known = log.consumers().list().await?;
+            let known = match log.consumers().list().await {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                known => known?,
+            };
             if known
                 .iter()
                 .any(|consumer| consumer.pipeline == one.pipeline)

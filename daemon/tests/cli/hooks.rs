@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use ledger_harness::{Received, Receiver, Reply};
 use serde_json::Value;
@@ -199,6 +198,9 @@ fn a_hook_can_be_looked_after() {
         received.len() == 3
     });
 
+    wait("the third attempt", || {
+        home.out(&["hook", "attempts", "shop"]).lines().count() == 3
+    });
     let told = home.out(&[
         "hook",
         "replay",

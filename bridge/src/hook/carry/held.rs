@@ -38,7 +38,7 @@ impl Carrier<'_> {
             name = item.change.stream.name.to_string();
             let queued = lane::queued(&item.change)?;
             self.journal.writes().queue.push(queued);
-            self.settle(item.slot, &item.change);
+            self.settle(item.slot, &item.change, true);
         }
         let held = Held {
             name,

@@ -28,6 +28,8 @@ pub(super) struct Journal {
     fence: u64,
     writes: Writes,
     settled: Option<Cursor>,
+    /// Whether the cursor tells of everything before it.
+    tells: bool,
     attempts: Vec<Attempt>,
     /// The number of the commit that `writes` will be.
     number: u64,
@@ -46,6 +48,7 @@ impl Journal {
             fence,
             writes: Writes::default(),
             settled: None,
+            tells: false,
             attempts: Vec::new(),
             number: 1,
             done: 0,
@@ -73,6 +76,11 @@ impl Journal {
     /// The cursor may move here.
     pub(super) fn settled(&mut self, cursor: Cursor) {
         self.settled = Some(cursor);
+    }
+
+    /// From the cursor that is stored next on, what is settled before a cursor is told by it.
+    pub(super) fn cursor_tells(&mut self) {
+        self.tells = true;
     }
 
     /// An attempt was made.
@@ -105,6 +113,7 @@ impl Journal {
         }
         let mut writes = std::mem::take(&mut self.writes);
         writes.cursor = self.settled.take();
+        writes.cursor_tells = writes.cursor.is_some() && std::mem::take(&mut self.tells);
         let excess = self.attempts.len().saturating_sub(KEPT);
         self.attempts.drain(..excess);
         // With something else to store they cost little, unless there are many.
