@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
         });
         append("user-1", payload).await?;
         loop {
-            let wait = tokio::time::timeout(Duration::from_secs(60), received.recv());
+            let wait = tokio::time::timeout(Duration::from_mins(1), received.recv());
             let Some(body) = wait.await? else {
                 anyhow::bail!("the receiver has ended");
             };

@@ -223,7 +223,7 @@ async fn a_delivery_waits_for_more_as_long_as_it_may() {
     let hook = source
         .hook(&receiver, |_, options| {
             options.batch = 3;
-            options.wait = Duration::from_secs(3_600);
+            options.wait = Duration::from_hours(1);
         })
         .await;
     let running = Running::start(&hook);
@@ -241,7 +241,7 @@ async fn a_delivery_waits_for_more_as_long_as_it_may() {
 
     let hook = source
         .hook(&receiver, |_, options| {
-            options.wait = Duration::from_millis(100)
+            options.wait = Duration::from_millis(100);
         })
         .await;
     let running = Running::start(&hook);

@@ -31,7 +31,7 @@ async fn each_kind_of_failure_is_an_attempt_and_the_delivery_comes_through() {
     });
     let hook = source
         .hook(&receiver, |config, _| {
-            config.timeout = Duration::from_millis(700)
+            config.timeout = Duration::from_millis(700);
         })
         .await;
     let running = Running::start(&hook);
@@ -346,7 +346,7 @@ async fn one_dead_endpoint_makes_no_other_slower() {
     for (n, receiver) in alive.iter().chain([&dead]).enumerate() {
         let hook = source.hook(receiver, |config, options| {
             options.pipeline = ledger::PipelineId::new(format!("hook:h{n}")).unwrap();
-            config.timeout = Duration::from_secs(60);
+            config.timeout = Duration::from_mins(1);
         });
         running.push(Running::start(&hook.await));
     }
@@ -365,7 +365,7 @@ async fn one_dead_endpoint_makes_no_other_slower() {
         begun.elapsed()
     );
     assert!(
-        begun.elapsed() < Duration::from_secs(60),
+        begun.elapsed() < Duration::from_mins(1),
         "they waited for the dead one"
     );
     drop(dead);

@@ -72,6 +72,7 @@ fn source() -> SourceId {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one state through all calls")]
 async fn works(state: Arc<dyn State>) {
     let hook = &PipelineId::new("hook:a").unwrap();
     let other = &PipelineId::new("hook:b").unwrap();

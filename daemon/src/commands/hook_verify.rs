@@ -20,16 +20,13 @@ pub(crate) async fn run(
     global: &Global,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let body = match &options.body {
-        Some(path) => {
-            std::fs::read(path).with_context(|| format!("--body: read {}", path.display()))?
-        }
-        None => {
-            let mut body = Vec::new();
-            let read = std::io::stdin().lock().read_to_end(&mut body);
-            read.context("read the body from standard input")?;
-            body
-        }
+    let body = if let Some(path) = &options.body {
+        std::fs::read(path).with_context(|| format!("--body: read {}", path.display()))?
+    } else {
+        let mut body = Vec::new();
+        let read = std::io::stdin().lock().read_to_end(&mut body);
+        read.context("read the body from standard input")?;
+        body
     };
     let reason = match (&options.hook, &options.secret) {
         (Some(hook), _) => {

@@ -173,6 +173,7 @@ pub(super) fn read(top: &Section<'_>) -> Vec<HookConfig> {
     hooks.collect()
 }
 
+#[allow(clippy::too_many_lines, reason = "one line or two a key")]
 fn hook(section: &Section<'_>) -> Option<HookConfig> {
     let name = section.required("name");
     let store = section.required("store");

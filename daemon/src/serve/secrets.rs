@@ -76,7 +76,8 @@ pub(super) fn rotated(
     let mut stored = stored(config, asked);
     let now = Timestamp::now().as_micros();
     let end = |at: &mut Option<i64>| {
-        *at = Some(at.map_or(until.as_micros(), |at| at.min(until.as_micros())))
+        let earlier = at.map_or(until.as_micros(), |at| at.min(until.as_micros()));
+        *at = Some(earlier);
     };
     stored
         .drawn

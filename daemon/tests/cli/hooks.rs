@@ -113,6 +113,7 @@ fn a_hook_of_before_keeps_its_body_and_its_signature() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one hook through all verbs")]
 fn a_hook_can_be_looked_after() {
     let receiver = Receiver::start(|_| Reply::With(200, Vec::new(), b"thanks".to_vec()));
     let home = Home::new("");
@@ -516,6 +517,9 @@ fn size(name: &str, default: usize) -> usize {
     given.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// How often the daemon is killed.
+const KILLS: usize = 10;
+
 /// The whole promise at once: a receiver that fails a fifth of all requests, a daemon that is killed
 /// again and again. `LEDGER_TEST_HOOK_ENTRIES` and `LEDGER_TEST_HOOK_STREAMS` set the sizes.
 #[test]
@@ -524,7 +528,6 @@ fn every_entry_comes_in_order_however_often_the_daemon_is_killed() {
         size("LEDGER_TEST_HOOK_ENTRIES", 4_000),
         size("LEDGER_TEST_HOOK_STREAMS", 100),
     );
-    const KILLS: usize = 10;
     let seed = AtomicU64::new(42);
     let calm = Arc::new(AtomicBool::new(false));
     let is_calm = Arc::clone(&calm);

@@ -78,6 +78,10 @@ impl Receiver {
     }
 
     /// Begins to receive at an address.
+    ///
+    /// # Panics
+    ///
+    /// Where that is taken.
     pub fn at(
         address: SocketAddr,
         answer: impl Fn(&Received) -> Reply + Send + Sync + 'static,
