@@ -2,7 +2,7 @@
 # Measures on real servers, which it starts and stops (unless they run already), and prints the
 # tables. What each measures stands in docs/benchmarks.md.
 #
-#   scripts/bench.sh [append|bridge|latency|idle_streams|service ...]   all, where none is named
+#   scripts/bench.sh [append|bridge|latency|idle_streams|service|webhook ...]   all, where none is named
 #
 # Sizes are set by the environment, as LEDGER_BENCH_BRIDGE_ROWS=10000; LEDGER_BENCH_SMALL=1 makes
 # all of them small, to see that everything runs.
@@ -24,6 +24,12 @@ if [ "${LEDGER_BENCH_SMALL:-}" = 1 ]; then
   export LEDGER_BENCH_SERVICE_TAILS=${LEDGER_BENCH_SERVICE_TAILS:-20}
   export LEDGER_BENCH_SERVICE_APPENDS=${LEDGER_BENCH_SERVICE_APPENDS:-10}
   export LEDGER_BENCH_SERVICE_IDLE=${LEDGER_BENCH_SERVICE_IDLE:-100}
+  export LEDGER_BENCH_WEBHOOK_ENTRIES=${LEDGER_BENCH_WEBHOOK_ENTRIES:-1000}
+  export LEDGER_BENCH_WEBHOOK_BATCHES=${LEDGER_BENCH_WEBHOOK_BATCHES:-100}
+  export LEDGER_BENCH_WEBHOOK_RECEIVERS=${LEDGER_BENCH_WEBHOOK_RECEIVERS:-1,4}
+  export LEDGER_BENCH_WEBHOOK_ROUNDS=${LEDGER_BENCH_WEBHOOK_ROUNDS:-1}
+  export LEDGER_BENCH_WEBHOOK_SECONDS=${LEDGER_BENCH_WEBHOOK_SECONDS:-1}
+  export LEDGER_BENCH_WEBHOOK_STREAMS=${LEDGER_BENCH_WEBHOOK_STREAMS:-100,1000}
 fi
 
 if ! scripts/servers.sh env >/dev/null 2>&1; then
@@ -39,7 +45,7 @@ packages=(--locked --all-features --package ledger --package ledger-daemon)
 cargo build --release "${packages[@]}" --bins --benches
 
 benches=("$@")
-[ ${#benches[@]} -gt 0 ] || benches=(append bridge latency idle_streams service)
+[ ${#benches[@]} -gt 0 ] || benches=(append bridge latency idle_streams service webhook)
 for bench in "${benches[@]}"; do
   cargo bench --quiet "${packages[@]}" --bench "$bench"
 done

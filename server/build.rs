@@ -6,10 +6,11 @@ use std::{env, fs};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
     "ledger/v1/ledger.proto",
     "ledger/v1/follow.proto",
     "ledger/v1/admin.proto",
+    "ledger/v1/hooks.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

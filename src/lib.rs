@@ -12,6 +12,7 @@
 //! | `sqlite` | the embedded store, and a replica of one | `sqlite` (default) |
 //! | `postgres` | the PostgreSQL store, and a replica of one | `postgres` |
 //! | `clickhouse` | the ClickHouse replica | `clickhouse` |
+//! | `webhook` | posting changes over HTTP, and verifying what was posted | `webhook`, `webhook-axum` |
 //! | `conformance` | the suite that every store passes | `conformance` |
 //!
 //! ```
@@ -80,6 +81,10 @@ pub mod postgres {
 pub mod clickhouse {
     pub use ledger_sinks::clickhouse::{BatchBounds, ClickHouseConfig, ClickHouseSink};
 }
+
+/// Webhooks: changes posted to an endpoint, signed, and the verifier for who receives them.
+#[cfg(feature = "webhook")]
+pub use ledger_sinks::webhook;
 
 /// The README's own program compiles.
 #[cfg(all(doctest, feature = "sqlite"))]

@@ -66,6 +66,22 @@ fn a_third_partys_store_is_a_source_like_any_other() {
 }
 
 #[test]
+fn a_receiver_takes_what_is_signed_and_each_id_once() {
+    let out = done(&mut example("webhook_receiver"));
+    assert!(out.contains("{\"item\":\"book\"}"), "{out}");
+    assert!(out.contains("handled before"), "{out}");
+    assert!(out.ends_with("a stranger was answered 401\n"), "{out}");
+}
+
+#[test]
+fn a_hook_without_a_daemon_goes_on_where_it_was() {
+    let out = done(&mut example("webhook_sink"));
+    for item in ["book", "pen", "ink"] {
+        assert_eq!(out.matches(item).count(), 1, "{item}: {out}");
+    }
+}
+
+#[test]
 fn the_flights_arrive_in_clickhouse() {
     // Kept between runs, so that the data set is downloaded once.
     let folder = std::env::temp_dir().join("ledger-flights");

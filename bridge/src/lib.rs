@@ -7,6 +7,7 @@
 
 mod any;
 mod bridge;
+pub mod hook;
 mod isolate;
 mod lease;
 mod ledger;

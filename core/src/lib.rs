@@ -10,6 +10,7 @@ mod cursor;
 mod digest;
 mod entry;
 mod error;
+pub mod hook;
 mod log;
 pub mod observe;
 pub mod pipeline;

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod hooks;
 pub mod log;
 mod options;
 #[cfg(feature = "postgres")]

@@ -11,6 +11,7 @@ use crate::health::Health;
 use crate::tail::Responses;
 use crate::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::v1::follow_service_server::{FollowService, FollowServiceServer};
+use crate::v1::hook_service_server::{HookService, HookServiceServer};
 use crate::v1::ledger_service_server::{LedgerService, LedgerServiceServer};
 use crate::{Service, gate, v1};
 
@@ -30,6 +31,7 @@ pub fn grpc_router(service: &Service) -> Router {
     let routes = Routes::new(limited!(LedgerServiceServer))
         .add_service(limited!(FollowServiceServer))
         .add_service(limited!(AdminServiceServer))
+        .add_service(limited!(HookServiceServer))
         .add_service(Health::server(service.clone()));
     reflecting(routes)
         .prepare()
@@ -120,6 +122,33 @@ unary!(AdminService {
         |s, _call, m| Service::discard_dead_letters(s, m).await;
     replay_dead_letters(ReplayDeadLettersRequest) -> ReplayDeadLettersResponse:
         |s, _call, m| Service::replay_dead_letters(s, m).await;
+});
+
+unary!(HookService {
+    list_hooks(ListHooksRequest) -> ListHooksResponse:
+        |s, _call, m| Ok(Service::list_hooks(s, m).await);
+    get_hook(GetHookRequest) -> Hook:
+        |s, _call, m| Service::get_hook(s, m).await;
+    test_hook(TestHookRequest) -> TestHookResponse:
+        |s, _call, m| Service::test_hook(s, m).await;
+    list_hook_attempts(ListHookAttemptsRequest) -> ListHookAttemptsResponse:
+        |s, _call, m| Service::list_hook_attempts(s, m).await;
+    pause_hook(PauseHookRequest) -> PauseHookResponse:
+        |s, _call, m| Service::pause_hook(s, m).await;
+    resume_hook(ResumeHookRequest) -> ResumeHookResponse:
+        |s, _call, m| Service::resume_hook(s, m).await;
+    replay_hook(ReplayHookRequest) -> ReplayHookResponse:
+        |s, _call, m| Service::replay_hook(s, m).await;
+    list_hook_dead_letters(ListHookDeadLettersRequest) -> ListHookDeadLettersResponse:
+        |s, _call, m| Service::list_hook_dead_letters(s, m).await;
+    discard_hook_dead_letters(DiscardHookDeadLettersRequest) -> DiscardHookDeadLettersResponse:
+        |s, _call, m| Service::discard_hook_dead_letters(s, m).await;
+    replay_hook_dead_letters(ReplayHookDeadLettersRequest) -> ReplayHookDeadLettersResponse:
+        |s, _call, m| Service::replay_hook_dead_letters(s, m).await;
+    rotate_hook_secret(RotateHookSecretRequest) -> RotateHookSecretResponse:
+        |s, _call, m| Service::rotate_hook_secret(s, m).await;
+    verify_hook_signature(VerifyHookSignatureRequest) -> VerifyHookSignatureResponse:
+        |s, _call, m| Service::verify_hook_signature(s, m).await;
 });
 
 #[async_trait]

@@ -16,11 +16,12 @@ use crate::tail::Responses;
 /// How often a watched readiness is looked at.
 const EVERY: Duration = Duration::from_secs(1);
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "",
     "ledger.v1.LedgerService",
     "ledger.v1.FollowService",
     "ledger.v1.AdminService",
+    "ledger.v1.HookService",
 ];
 
 /// The standard health service. Each service is as ready as the whole.

@@ -19,6 +19,8 @@ mod gate;
 mod grpc;
 mod guard;
 mod health;
+mod hook_calls;
+mod hooks;
 mod http;
 mod labels;
 mod limits;
@@ -38,6 +40,7 @@ pub use bridges::{BridgeState, BridgeStatus, Bridges, Letters, NoBridges, Verifi
 pub use gate::{REQUEST_TIMEOUT_EXEMPT, SpanHook};
 pub use grpc::grpc_router;
 pub use guard::{ApiKeyGuard, Guard, Identity, OpenGuard, RESOURCE};
+pub use hooks::{HookReplay, HookReplayed, HookRunState, HookSigned, HookStatus, Hooks, NoHooks};
 pub use http::{RenderMetrics, http_router, openapi};
 pub use limits::Limits;
 pub use listen::{PeerCertificates, Protocol, Tls, serve};

@@ -13,8 +13,8 @@ use crate::feed::Feeds;
 use crate::gate::SpanHook;
 use crate::status::{invalid, refusal, status};
 use crate::{
-    BridgeState, BridgeStatus, Bridges, Guard, Limits, NoBridges, OpenGuard, Shutdown, StoreState,
-    StoreStatus, Stores, v1,
+    BridgeState, BridgeStatus, Bridges, Guard, HookRunState, HookStatus, Hooks, Limits, NoBridges,
+    NoHooks, OpenGuard, Shutdown, StoreState, StoreStatus, Stores, v1,
 };
 
 /// How many watches of health may be open.
@@ -27,6 +27,8 @@ pub struct ServiceOptions {
     pub guard: Arc<dyn Guard>,
     /// What administration looks after. Nothing, unless given.
     pub bridges: Arc<dyn Bridges>,
+    /// The webhooks that administration looks after. None, unless given.
+    pub hooks: Arc<dyn Hooks>,
     /// The stores that may be named in calls; empty: all.
     pub allowed_stores: Vec<StoreName>,
     /// What one client may ask.
@@ -42,6 +44,7 @@ impl Default for ServiceOptions {
         Self {
             guard: Arc::new(OpenGuard),
             bridges: Arc::new(NoBridges),
+            hooks: Arc::new(NoHooks),
             allowed_stores: Vec::new(),
             limits: Limits::default(),
             shutdown: Shutdown::default(),
@@ -95,14 +98,19 @@ impl Service {
     }
 
     /// How the parts stand. Ready is who is not shutting down, where no store is unavailable and
-    /// every bridge makes progress.
+    /// every bridge and every hook makes progress.
     pub async fn readiness(&self) -> Readiness {
-        let (stores, bridges) = tokio::join!(self.stores.list(), self.options.bridges.list());
+        let (stores, bridges, hooks) = tokio::join!(
+            self.stores.list(),
+            self.options.bridges.list(),
+            self.options.hooks.list()
+        );
         let stores = stores.into_iter().map(Component::Store);
         let bridges = bridges.into_iter().map(Component::Bridge);
+        let hooks = hooks.into_iter().map(Component::Hook);
         Readiness {
             shutting_down: self.options.shutdown.has_begun(),
-            components: stores.chain(bridges).collect(),
+            components: stores.chain(bridges).chain(hooks).collect(),
         }
     }
 
@@ -167,7 +175,7 @@ impl Service {
 pub struct Readiness {
     /// Whether the service is about to end.
     pub shutting_down: bool,
-    /// Each store and each bridge.
+    /// Each store, each bridge and each hook.
     pub components: Vec<Component>,
 }
 
@@ -185,14 +193,17 @@ pub enum Component {
     Store(StoreStatus),
     /// A bridge.
     Bridge(BridgeStatus),
+    /// A webhook.
+    Hook(HookStatus),
 }
 
 impl Component {
-    /// Whether it does what it is there for. A paused bridge does.
+    /// Whether it does what it is there for. What is paused does.
     pub fn is_ready(&self) -> bool {
         match self {
             Self::Store(store) => store.state != StoreState::Unavailable,
             Self::Bridge(bridge) => bridge.ready || bridge.state == BridgeState::Paused,
+            Self::Hook(hook) => hook.ready || hook.state == HookRunState::Paused,
         }
     }
 }

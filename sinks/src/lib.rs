@@ -12,3 +12,5 @@ mod rejected;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "webhook")]
+pub mod webhook;

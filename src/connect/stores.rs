@@ -120,6 +120,31 @@ impl Stores {
         }
     }
 
+    /// What keeps the state of the hooks on these stores, in the same database; creates its tables, and
+    /// a database file, where they do not exist. `Unsupported` where the backend is a sink only.
+    pub async fn hook_state(&self) -> Result<Arc<dyn crate::hook::State>> {
+        match &self.url.0 {
+            #[cfg(feature = "sqlite")]
+            Kind::Sqlite(config) => {
+                let database = self.sqlite(config).await?;
+                let hooks = ledger_layout::sqlite::SqliteHooks::open(database);
+                Ok(Arc::new(hooks.await?))
+            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(config) => {
+                let database = self.postgres(config).await?;
+                let hooks = ledger_layout::postgres::PostgresHooks::open(database.pool().clone());
+                Ok(Arc::new(hooks.await?))
+            }
+            #[cfg(feature = "clickhouse")]
+            Kind::ClickHouse(_) => Err(crate::Error::new(
+                ErrorKind::Unsupported,
+                "open hook state",
+                format!("{} holds no stores", self.url),
+            )),
+        }
+    }
+
     /// Gives the connections back that the stores share. The stores are closed by who opened them.
     #[allow(
         clippy::unused_async,

@@ -1,6 +1,7 @@
 //! The arguments.
 
 mod bridge;
+mod hook;
 mod import;
 mod refusal;
 mod stream;
@@ -13,6 +14,9 @@ use clap_complete::Shell;
 use ledger::MutationKind;
 
 pub(crate) use bridge::{Bridge, DeadLetters, Ends, Replay, Run, Verify};
+pub(crate) use hook::{
+    Attempts, Hook, HookLetters, NamedHook, ReplayHook, ResumeHook, RotateSecret, VerifySignature,
+};
 pub(crate) use import::{Import, ImportGo};
 pub(crate) use refusal::refuse;
 pub(crate) use stream::{
@@ -156,7 +160,7 @@ pub(crate) enum Command {
     /// Tell whether the daemon runs
     #[command(after_help = "Example: ledger status")]
     Status,
-    /// Let the daemon read its configuration again: bridges start, stop and change
+    /// Let the daemon read its configuration again: bridges and hooks start, stop and change
     #[command(after_help = "Example: ledger config check && ledger reload")]
     Reload,
     /// Append to streams, read, label, trim and follow them
@@ -165,6 +169,9 @@ pub(crate) enum Command {
     /// Carry a store's content and changes into another database
     #[command(subcommand)]
     Bridge(Bridge),
+    /// Look after the webhooks of the daemon
+    #[command(subcommand)]
+    Hook(Hook),
     /// Bring in what other software has stored
     #[command(subcommand)]
     Import(Import),

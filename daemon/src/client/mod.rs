@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ledger_server::v1::admin_service_client::AdminServiceClient;
 use ledger_server::v1::follow_service_client::FollowServiceClient;
+use ledger_server::v1::hook_service_client::HookServiceClient;
 use ledger_server::v1::ledger_service_client::LedgerServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -120,6 +121,11 @@ impl Daemon {
     /// The calls around bridges, and stores as a whole.
     pub(crate) fn admin(&self) -> anyhow::Result<AdminServiceClient<Calls>> {
         Ok(AdminServiceClient::new(self.calls(None)?).max_decoding_message_size(LARGEST))
+    }
+
+    /// The calls around webhooks.
+    pub(crate) fn hooks(&self) -> anyhow::Result<HookServiceClient<Calls>> {
+        Ok(HookServiceClient::new(self.calls(None)?).max_decoding_message_size(LARGEST))
     }
 
     fn calls(&self, store: Option<&str>) -> anyhow::Result<Calls> {

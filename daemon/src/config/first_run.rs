@@ -43,6 +43,15 @@ db:
 # Bounds of single calls.
 # limits: {message_bytes: 4194304, entries_per_call: 10000, concurrent_streams: 1000, header_bytes: 16384, request_timeout: "30s"}
 
+# Hooks post what is appended to an endpoint, signed; see docs/webhooks.md.
+# hooks:
+#   - name: orders-to-shop
+#     store: orders
+#     url: "https://shop.example/hooks/orders"
+#     format: standard               # compat, standard, cloudevents
+#     secret: "${SHOP_WEBHOOK_SECRET}"   # whsec_...
+#     on_failure: park-stream        # stop, park-stream, skip
+
 # Bridges carry a store into another database, and follow its changes.
 # bridges:
 #   - name: orders-to-clickhouse

@@ -5,6 +5,7 @@ mod client;
 mod database;
 pub(crate) mod duration;
 mod first_run;
+mod hooks;
 mod sections;
 mod show;
 mod tree;
@@ -17,7 +18,8 @@ use ledger::StoreName;
 
 pub(crate) use database::Db;
 pub(crate) use first_run::write as write_first;
-pub(crate) use sections::{BridgeConfig, Carried, Hook, HttpTls, Limits, Tls};
+pub(crate) use hooks::{HookConfig, key as hook_key};
+pub(crate) use sections::{BridgeConfig, Carried, HttpTls, Limits, Tls};
 pub(crate) use show::show;
 
 use crate::exit::Failure;
@@ -86,7 +88,7 @@ pub(crate) struct Config {
     pub(crate) http_tls: HttpTls,
     pub(crate) db: Db,
     pub(crate) limits: Limits,
-    pub(crate) hooks: Vec<Hook>,
+    pub(crate) hooks: Vec<HookConfig>,
     pub(crate) bridges: Vec<BridgeConfig>,
 }
 
@@ -163,7 +165,7 @@ impl Config {
             http_tls: sections::http_tls(&top),
             db: database::read(&top, &folder).unwrap_or(defaults.db),
             limits: sections::limits(&top),
-            hooks: sections::hooks(&top),
+            hooks: hooks::read(&top),
             bridges: bridges::bridges(&top),
             file: Some(path.to_owned()),
             folder,
@@ -217,12 +219,18 @@ impl Config {
     /// What somebody should know who starts a daemon by this configuration.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.hooks.is_empty() {
-            let names: Vec<_> = self.hooks.iter().map(|hook| hook.name.as_str()).collect();
-            warnings.push(format!(
-                "hooks: this build does not deliver webhooks yet; nothing is sent for {}",
-                names.join(", ")
-            ));
+        for hook in &self.hooks {
+            let name = &hook.name;
+            if hook.insecure_skip_verify {
+                warnings.push(format!(
+                    "hooks: {name} trusts whoever answers (insecure_skip_verify)"
+                ));
+            }
+            if hook.secrets.is_empty() {
+                warnings.push(format!(
+                    "hooks: {name} has no secret, so its receiver cannot tell who sends"
+                ));
+            }
         }
         warnings
     }
@@ -345,6 +353,7 @@ bridges:
         assert_eq!(config.limits.request_timeout, Some(Duration::from_secs(9)));
         assert!(config.hooks[0].insecure_skip_verify);
         assert_eq!(config.bridges[0].skip.len(), 2);
+        assert_eq!(config.hooks[0].schedule().waits().len(), 4);
         assert_eq!(config.warnings().len(), 1);
         let shown = format!("{config:?} {}", show(&config));
         assert!(!shown.contains("hunter2"), "{shown}");

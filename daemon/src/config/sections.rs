@@ -35,20 +35,6 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Option<Duration>,
 }
 
-/// A webhook.
-#[derive(Debug, Clone)]
-pub(crate) struct Hook {
-    pub(crate) name: String,
-    pub(crate) store: StoreName,
-    pub(crate) stream: String,
-    pub(crate) url: Secret,
-    pub(crate) secret: Option<Secret>,
-    pub(crate) max_retries: u64,
-    pub(crate) interval: Option<Duration>,
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) insecure_skip_verify: bool,
-}
-
 /// A bridge that the daemon runs.
 #[derive(Debug, Clone)]
 pub(crate) struct BridgeConfig {
@@ -174,60 +160,4 @@ pub(super) fn understood<T>(
             None
         }
     }
-}
-
-pub(super) fn hooks(top: &Section<'_>) -> Vec<Hook> {
-    const KEYS: [&str; 9] = [
-        "name",
-        "store",
-        "stream",
-        "url",
-        "secret",
-        "max_retries",
-        "interval",
-        "ca",
-        "insecure_skip_verify",
-    ];
-    let mut names = BTreeSet::new();
-    let mut hooks = Vec::new();
-    for section in top.sections("hooks", &KEYS) {
-        let name = section.required("name");
-        let store = section.required("store");
-        let url = section.required("url");
-        if let Some(name) = &name
-            && !names.insert(name.text.clone())
-        {
-            section.refuse(name, "is the name of another hook");
-        }
-        let store = store.and_then(|store| store_name(&section, &store));
-        let url = url.filter(|url| {
-            let http = url::Url::parse(&url.text)
-                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-            if !http {
-                section.refuse(url, "must be an http:// or https:// URL");
-            }
-            http
-        });
-        let max_retries = section.parsed("max_retries", "must be a whole number", |text| {
-            text.parse::<u64>().ok()
-        });
-        let interval = section.duration("interval");
-        let insecure_skip_verify = section.switch("insecure_skip_verify");
-        let text = |key: &str| section.text(key).map(|scalar| scalar.text);
-        let (stream, secret, ca) = (text("stream"), text("secret"), text("ca"));
-        if let (Some(name), Some(store), Some(url)) = (name, store, url) {
-            hooks.push(Hook {
-                name: name.text,
-                store,
-                stream: stream.unwrap_or_default(),
-                url: Secret(url.text),
-                secret: secret.map(Secret),
-                max_retries: max_retries.unwrap_or(0),
-                interval,
-                ca: ca.map(PathBuf::from),
-                insecure_skip_verify,
-            });
-        }
-    }
-    hooks
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ledger::connect::DatabaseUrl;
 
-use super::{BridgeConfig, Carried, Config, Db, Tls, duration};
+use super::{BridgeConfig, Carried, Config, Db, HookConfig, Tls, duration};
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
@@ -68,23 +68,7 @@ pub(crate) fn show(config: &Config) -> String {
         line("hooks:".to_owned());
     }
     for hook in &config.hooks {
-        let secret = hook.secret.as_ref().map_or("", |_| HIDDEN);
-        // A URL may hold a token anywhere behind its host.
-        let url = url::Url::parse(hook.url.expose());
-        let origin = url.map_or(HIDDEN.to_owned(), |url| url.origin().ascii_serialization());
-        line(format!(
-            "  - {{name: {}, store: {}, stream: {}, url: {}, secret: {}, max_retries: {}, \
-             interval: {}, ca: {}, insecure_skip_verify: {}}}",
-            quoted(&hook.name),
-            hook.store,
-            quoted(&hook.stream),
-            quoted(&format!("{origin}/{HIDDEN}")),
-            quoted(secret),
-            hook.max_retries,
-            hook.interval.map_or_else(|| quoted(""), time),
-            path(hook.ca.as_deref()),
-            hook.insecure_skip_verify
-        ));
+        line(format!("  - {}", self::hook(hook)));
     }
     if !config.bridges.is_empty() {
         line("bridges:".to_owned());
@@ -118,6 +102,79 @@ fn shown(bridge: &BridgeConfig) -> String {
         skip.join(", "),
         bridge.on_failure
     )
+}
+
+/// A hook, with what differs from the defaults.
+fn hook(hook: &HookConfig) -> String {
+    let texts = |texts: Vec<String>| format!("[{}]", texts.join(", "));
+    // A URL may hold a token anywhere behind its host.
+    let url = format!("{}/{HIDDEN}", hook.target.origin());
+    let mut keys = vec![
+        format!("name: {}", quoted(&hook.name)),
+        format!("store: {}", hook.store),
+        format!("stream: {}", quoted(&hook.stream)),
+        format!("url: {}", quoted(&url)),
+        format!("format: {}", hook.format),
+    ];
+    match hook.secrets.len() {
+        0 => keys.push(format!("secret: {}", quoted(""))),
+        1 => keys.push(format!("secret: {}", quoted(HIDDEN))),
+        several => keys.push(format!("secrets: {}", texts(vec![quoted(HIDDEN); several]))),
+    }
+    let kinds = hook.kinds.iter().map(|kind| kind.as_str().to_owned());
+    keys.push(format!("kinds: {}", texts(kinds.collect())));
+    let filter = &hook.filter;
+    let mut conditions = Vec::new();
+    if !filter.all_tags.is_empty() {
+        let tags = filter.all_tags.iter().map(|tag| quoted(tag));
+        conditions.push(format!("tags: {}", texts(tags.collect())));
+    }
+    if !filter.metadata.is_empty() {
+        let pairs = filter.metadata.iter();
+        let pairs: Vec<_> = pairs
+            .map(|(k, v)| format!("{}: {}", quoted(k), quoted(v)))
+            .collect();
+        conditions.push(format!("metadata: {{{}}}", pairs.join(", ")));
+    }
+    if let Some(key) = &filter.order_key {
+        conditions.push(format!("order_key: {}", quoted(key)));
+    }
+    if !conditions.is_empty() {
+        keys.push(format!("filter: {{{}}}", conditions.join(", ")));
+    }
+    if !hook.headers.is_empty() {
+        let headers = hook.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, _)| format!("{}: {}", quoted(name), quoted(HIDDEN)))
+            .collect();
+        keys.push(format!("headers: {{{}}}", headers.join(", ")));
+    }
+    let mut batch = format!("batch: {{max: {}", hook.batch);
+    if !hook.wait.is_zero() {
+        batch.push_str(&format!(", wait: {}", time(hook.wait)));
+    }
+    keys.push(format!("{batch}}}"));
+    keys.push(format!("timeout: {}", time(hook.timeout)));
+    keys.push(format!("concurrency: {}", hook.concurrency));
+    keys.extend(hook.rate_limit.map(|rate| format!("rate_limit: {rate}")));
+    let waits = hook.schedule();
+    let waits = waits.waits().iter().map(|wait| time(*wait));
+    keys.push(format!("retry_schedule: {}", texts(waits.collect())));
+    keys.push(format!("max_retries: {}", hook.max_retries));
+    keys.push(format!("on_failure: {}", hook.on_failure));
+    let networks = hook.allow_networks.iter();
+    let networks = networks.map(|network| quoted(&network.to_string()));
+    keys.push(format!("allow_networks: {}", texts(networks.collect())));
+    keys.push(format!(
+        "interval: {}",
+        hook.interval.map_or_else(|| quoted(""), time)
+    ));
+    keys.push(format!("ca: {}", path(hook.ca.as_deref())));
+    keys.push(format!(
+        "insecure_skip_verify: {}",
+        hook.insecure_skip_verify
+    ));
+    format!("{{{}}}", keys.join(", "))
 }
 
 /// A text as YAML reads it back; JSON's way to quote is YAML's too.

@@ -170,6 +170,26 @@ impl<'a> Section<'a> {
         self.node(key).is_some()
     }
 
+    /// The names and values below a key; names are whatever they are.
+    pub(crate) fn pairs(&self, key: &str) -> Vec<(String, Scalar)> {
+        let Some(node) = self.node(key) else {
+            return Vec::new();
+        };
+        let Some(mapping) = node.as_mapping() else {
+            if !is_empty(node) {
+                let rule = "must hold `key: value` pairs";
+                self.problems.add(line_of(node), &self.name(key), rule);
+            }
+            return Vec::new();
+        };
+        let pairs = mapping.iter().filter_map(|(name, value)| {
+            let path = format!("{}.{}", self.name(key), name.as_str());
+            let value = self.scalar(value, path)?;
+            Some((name.as_str().to_owned(), value))
+        });
+        pairs.collect()
+    }
+
     /// A value; none where it is absent or empty.
     pub(crate) fn text(&self, key: &str) -> Option<Scalar> {
         let node = self.node(key)?;

@@ -104,6 +104,15 @@ pub(crate) struct Changed {
     pub(crate) altered: Vec<String>,
 }
 
+impl Changed {
+    /// Adds what changed elsewhere.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.started.extend(other.started);
+        self.stopped.extend(other.stopped);
+        self.altered.extend(other.altered);
+    }
+}
+
 impl Running {
     pub(crate) fn new(
         stores: Arc<Served>,

@@ -1,9 +1,11 @@
 //! The daemon.
 
 mod bridges;
+mod hooks;
 pub(crate) mod launch;
 mod metrics;
 pub(crate) mod pid;
+mod secrets;
 mod stores;
 mod systemd;
 
@@ -27,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Db, Overrides, Tls};
 use crate::telemetry::{self, Counted};
 use bridges::Running;
+use hooks::Hooked;
 use launch::Told;
 use stores::{Handle, Served};
 
@@ -84,10 +87,16 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
         config.drain_timeout,
         Arc::clone(recorder),
     );
-    let service = service(&config, &stores, &running, &shutdown);
-    let metrics = metrics::renderer(&stores, &running, &counted.scraped);
+    let hooked = Hooked::new(
+        Arc::clone(&stores),
+        config.drain_timeout,
+        Arc::clone(recorder),
+    );
+    let service = service(&config, &stores, &running, &hooked, &shutdown);
+    let metrics = metrics::renderer(&stores, &running, &hooked, &counted.scraped);
     let mut servers = listen(&config, &service, metrics, &shutdown).await?;
     running.apply(&config.bridges).await;
+    hooked.apply(&config.hooks).await;
 
     let drain = config.drain_timeout;
     // The configuration is with the reload, while there is one.
@@ -102,7 +111,7 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
         if again && let Some(present) = config.take() {
             again = false;
             systemd::reloading();
-            reloading = Box::pin(reload(present, overrides, &running)).fuse();
+            reloading = Box::pin(reload(present, overrides, &running, &hooked)).fuse();
         }
         tokio::select! {
             () = &mut watchdog => {}
@@ -134,7 +143,7 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
     };
     looking.abort();
     systemd::stopping();
-    let stopping = end(drain, &shutdown, &mut servers, &running, &stores);
+    let stopping = end(drain, &shutdown, &mut servers, (&running, &hooked), &stores);
     tokio::select! {
         () = stopping => tracing::info!("stopped"),
         () = signals.stop_again() => {
@@ -203,20 +212,20 @@ async fn look(stores: Arc<Served>, looks: mpsc::Sender<ledger::Result<()>>) {
     }
 }
 
-/// Ends in order: not ready, nothing accepted, calls finished, bridges drained, stores closed, which
+/// Ends in order: not ready, nothing accepted, calls finished, bridges and hooks drained, stores closed, which
 /// writes what stands in write-ahead logs to its place.
 async fn end(
     drain: Duration,
     shutdown: &Shutdown,
     servers: &mut JoinSet<std::io::Result<()>>,
-    running: &Running,
+    (running, hooked): (&Running, &Hooked),
     stores: &Served,
 ) {
     shutdown.begin(drain);
     let limit = drain + LAST_WAIT;
     let drained = async {
         let calls = async { while servers.join_next().await.is_some() {} };
-        tokio::join!(calls, running.stop());
+        tokio::join!(calls, running.stop(), hooked.stop());
     };
     if tokio::time::timeout(limit, drained).await.is_err() {
         tracing::warn!("what is under way is given up: it took longer than drain_timeout");
@@ -233,6 +242,7 @@ fn service(
     config: &Config,
     stores: &Arc<Served>,
     running: &Arc<Running>,
+    hooked: &Arc<Hooked>,
     shutdown: &Shutdown,
 ) -> Service {
     let guard: Arc<dyn Guard> = match &config.api_key {
@@ -242,6 +252,7 @@ fn service(
     let options = ServiceOptions {
         guard,
         bridges: Arc::clone(running) as _,
+        hooks: Arc::clone(hooked) as _,
         allowed_stores: config.allowed_stores.clone(),
         limits: limits(config),
         shutdown: shutdown.clone(),
@@ -324,8 +335,13 @@ fn tell_readiness(stores: &Served, was: bool) -> bool {
     }
 }
 
-/// Takes what a changed configuration says of bridges; a bad one is refused whole.
-async fn reload(mut config: Config, overrides: &Overrides, running: &Running) -> Config {
+/// Takes what a changed configuration says of bridges and hooks; a bad one is refused whole.
+async fn reload(
+    mut config: Config,
+    overrides: &Overrides,
+    running: &Running,
+    hooked: &Hooked,
+) -> Config {
     let new = Config::load(overrides).and_then(|new| new.check_for_daemon().map(|()| new));
     let new = match new {
         Ok(new) => new,
@@ -343,7 +359,8 @@ async fn reload(mut config: Config, overrides: &Overrides, running: &Running) ->
     for key in needs_restart(&config, &new) {
         tracing::warn!(key, "a changed key takes effect at the next start only");
     }
-    let changed = running.apply(&new.bridges).await;
+    let mut changed = running.apply(&new.bridges).await;
+    changed.extend(hooked.apply(&new.hooks).await);
     tracing::info!(
         started = changed.started.join(", "),
         stopped = changed.stopped.join(", "),

@@ -5,6 +5,7 @@
 
 mod bridges;
 mod daemon;
+mod hooks;
 mod imports;
 mod kills;
 mod listing;

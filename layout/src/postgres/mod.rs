@@ -6,6 +6,7 @@ mod cursors;
 mod database;
 mod error;
 mod functions;
+mod hooks;
 mod promote;
 mod rows;
 mod schema;
@@ -15,6 +16,7 @@ pub use contents::{PostgresContents, fetch_entries, select_entries, streams_afte
 pub use cursors::PostgresCursors;
 pub use database::PostgresDatabase;
 pub use error::{failed, is_undefined_table};
+pub use hooks::PostgresHooks;
 pub use promote::promote;
 pub use rows::{
     ENTRY_COLUMNS, Micros, array_literal, entry_from_row, json_object, log_row_from_row, micros,

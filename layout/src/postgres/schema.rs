@@ -179,7 +179,7 @@ pub async fn migrate(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
     tx.commit().await.map_err(failed)
 }
 
-async fn lock(conn: &mut PgConnection) -> Result<()> {
+pub(super) async fn lock(conn: &mut PgConnection) -> Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(MIGRATION_LOCK)
         .execute(conn)

@@ -5,6 +5,7 @@ mod contents;
 mod cursors;
 mod database;
 mod error;
+mod hooks;
 mod notice;
 mod rows;
 mod schema;
@@ -14,6 +15,7 @@ pub use contents::{SqliteContents, entries, entries_at, streams, streams_at};
 pub use cursors::{SqliteCursors, advance_within};
 pub use database::{Database, Reader, Writer};
 pub use error::{failed, rejected};
+pub use hooks::SqliteHooks;
 pub use notice::Waiter;
 pub use rows::{
     ENTRY_COLUMNS, LOG_COLUMNS, LOG_TAG, Payload, decode_entry, decode_log_row, decode_stream,

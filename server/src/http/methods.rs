@@ -88,6 +88,28 @@ pub(super) async fn call(
         "/ledger.v1.AdminService/ReplayDeadLetters" => {
             with!(|m| service.replay_dead_letters(m).await)
         }
+        "/ledger.v1.HookService/ListHooks" => {
+            dynamic(action, &service.list_hooks(typed(message)?).await)
+        }
+        "/ledger.v1.HookService/GetHook" => with!(|m| service.get_hook(m).await),
+        "/ledger.v1.HookService/TestHook" => with!(|m| service.test_hook(m).await),
+        "/ledger.v1.HookService/ListHookAttempts" => with!(|m| service.list_hook_attempts(m).await),
+        "/ledger.v1.HookService/PauseHook" => with!(|m| service.pause_hook(m).await),
+        "/ledger.v1.HookService/ResumeHook" => with!(|m| service.resume_hook(m).await),
+        "/ledger.v1.HookService/ReplayHook" => with!(|m| service.replay_hook(m).await),
+        "/ledger.v1.HookService/ListHookDeadLetters" => {
+            with!(|m| service.list_hook_dead_letters(m).await)
+        }
+        "/ledger.v1.HookService/DiscardHookDeadLetters" => {
+            with!(|m| service.discard_hook_dead_letters(m).await)
+        }
+        "/ledger.v1.HookService/ReplayHookDeadLetters" => {
+            with!(|m| service.replay_hook_dead_letters(m).await)
+        }
+        "/ledger.v1.HookService/RotateHookSecret" => with!(|m| service.rotate_hook_secret(m).await),
+        "/ledger.v1.HookService/VerifyHookSignature" => {
+            with!(|m| service.verify_hook_signature(m).await)
+        }
         _ => Err(Status::unimplemented(format!(
             "{action} is not served over HTTP"
         ))),

@@ -68,7 +68,8 @@ fn operation(route: &Route, schemas: &mut BTreeMap<String, Value>) -> Option<Val
     let input = method.input();
     let mut parameters = Vec::new();
     let service = method.parent_service().name().to_owned();
-    if service != "AdminService" && method.name() != "Health" {
+    let of_daemon = matches!(service.as_str(), "AdminService" | "HookService");
+    if !of_daemon && method.name() != "Health" {
         parameters.push(json!({
             "name": "x-ledger-store", "in": "header", "required": true,
             "description": "The store", "schema": {"type": "string"},

@@ -60,6 +60,16 @@ fn component(component: &Component, told: bool) -> Value {
             "lag_seconds": bridge.lag.as_secs_f64(),
             "error": bridge.last_error,
         }),
+        Component::Hook(hook) => json!({
+            "kind": "hook",
+            "name": hook.name,
+            "ready": component.is_ready(),
+            "state": hook.state.as_str(),
+            "breaker": hook.breaker,
+            "lag_entries": hook.lag_entries,
+            "lag_seconds": hook.lag.as_secs_f64(),
+            "error": hook.disabled.as_ref().or(hook.last_error.as_ref()),
+        }),
     };
     if let (false, Some(fields)) = (told, value.as_object_mut()) {
         fields.remove("error");

@@ -56,7 +56,7 @@ const fn post(template: &'static str, action: &'static str) -> Route {
     route(Method::POST, template, action, Input::Body)
 }
 
-pub(super) static ROUTES: [Route; 24] = [
+pub(super) static ROUTES: [Route; 36] = [
     post(
         "/v1/streams/{stream}/entries",
         "/ledger.v1.LedgerService/Append",
@@ -132,5 +132,41 @@ pub(super) static ROUTES: [Route; 24] = [
     post(
         "/v1/bridges/{bridge}/dead-letters:replay",
         "/ledger.v1.AdminService/ReplayDeadLetters",
+    ),
+    get("/v1/hooks", "/ledger.v1.HookService/ListHooks"),
+    get("/v1/hooks/{name}", "/ledger.v1.HookService/GetHook"),
+    post("/v1/hooks/{name}:test", "/ledger.v1.HookService/TestHook"),
+    get(
+        "/v1/hooks/{hook}/attempts",
+        "/ledger.v1.HookService/ListHookAttempts",
+    ),
+    post("/v1/hooks/{name}:pause", "/ledger.v1.HookService/PauseHook"),
+    post(
+        "/v1/hooks/{name}:resume",
+        "/ledger.v1.HookService/ResumeHook",
+    ),
+    post(
+        "/v1/hooks/{hook}:replay",
+        "/ledger.v1.HookService/ReplayHook",
+    ),
+    get(
+        "/v1/hooks/{hook}/dead-letters",
+        "/ledger.v1.HookService/ListHookDeadLetters",
+    ),
+    post(
+        "/v1/hooks/{hook}/dead-letters:discard",
+        "/ledger.v1.HookService/DiscardHookDeadLetters",
+    ),
+    post(
+        "/v1/hooks/{hook}/dead-letters:replay",
+        "/ledger.v1.HookService/ReplayHookDeadLetters",
+    ),
+    post(
+        "/v1/hooks/{name}:rotate-secret",
+        "/ledger.v1.HookService/RotateHookSecret",
+    ),
+    post(
+        "/v1/hooks/{name}:verify-signature",
+        "/ledger.v1.HookService/VerifyHookSignature",
     ),
 ];

@@ -22,9 +22,11 @@
 mod clickhouse;
 mod mongo;
 mod postgres;
+mod receiver;
 mod server;
 pub mod shared;
 
 pub use clickhouse::ClickHouse;
 pub use mongo::Mongo;
 pub use postgres::Postgres;
+pub use receiver::{Received, Receiver, Reply};

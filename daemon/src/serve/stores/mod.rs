@@ -156,6 +156,15 @@ impl Served {
         entry.open(self, true).await
     }
 
+    /// What keeps the state of hooks, in the database of the stores.
+    pub(crate) async fn hook_state(&self) -> Result<Arc<dyn ledger::hook::State>> {
+        let opening = tokio::time::timeout(OPENING, self.database.hook_state());
+        opening.await.unwrap_or_else(|_| {
+            let what = format!("{} did not answer in {OPENING:?}", self.database.url());
+            Err(Error::new(ErrorKind::Unavailable, "open hook state", what))
+        })
+    }
+
     /// The store where it has been opened.
     fn opened(&self, name: &StoreName) -> Option<Arc<dyn Store>> {
         let entry = lock(&self.known).get(name).map(Arc::clone)?;

@@ -1,0 +1,318 @@
+//! What keeps the state of hooks, on both databases.
+
+use std::sync::Arc;
+
+use ledger::connect::{DatabaseUrl, Stores};
+use ledger::hook::{Asked, Attempt, AttemptQuery, Plan, Queued, Settled, State, Waiting, Writes};
+use ledger::{
+    Cursor, EntryId, ErrorKind, PipelineId, SourceId, StoreName, StoreOptions, StreamKey, Timestamp,
+};
+use ledger_harness::Postgres;
+
+fn at(n: u8) -> Cursor {
+    Cursor::new(b'F', &[n])
+}
+
+fn queued(stream: u64, n: u8) -> Queued {
+    Queued {
+        stream: StreamKey(stream),
+        cursor: at(n),
+        description: format!("append s{stream}#{n}"),
+        item: vec![n].into(),
+        letter: None,
+    }
+}
+
+fn settled(id: u64, through: u8) -> Settled {
+    Settled {
+        stream: StreamKey(1),
+        id: EntryId(id),
+        through: at(through),
+    }
+}
+
+fn waiting(stream: u64, through: u8, parked: bool) -> Waiting {
+    Waiting {
+        stream: StreamKey(stream),
+        name: format!("s{stream}"),
+        through: at(through),
+        attempts: 3,
+        next_at: Timestamp::from_micros(77),
+        parked,
+        error: "status 500".to_owned(),
+    }
+}
+
+fn attempt(n: u64, outcome: &str) -> Attempt {
+    Attempt {
+        number: 0,
+        at: Timestamp::now(),
+        id: format!("msg_{n}"),
+        stream: StreamKey(1),
+        name: format!("s{}", n % 2),
+        kind: "append".to_owned(),
+        first: n.to_string(),
+        last: n.to_string(),
+        items: 1,
+        attempt: 1,
+        outcome: outcome.to_owned(),
+        status: 200,
+        micros: 5,
+        sent: 9,
+        response: vec![0, 255].into(),
+        error: String::new(),
+    }
+}
+
+fn source() -> SourceId {
+    SourceId {
+        store: uuid::Uuid::from_u128(7),
+        system: "here".to_owned(),
+        timeline: 1,
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "one state through all calls")]
+async fn works(state: Arc<dyn State>) {
+    let hook = &PipelineId::new("hook:a").unwrap();
+    let other = &PipelineId::new("hook:b").unwrap();
+    let store = StoreName::new("orders").unwrap();
+    let first = state.claim(hook, &store, &source()).await.unwrap();
+    assert_eq!((first.fence, first.cursor), (1, None));
+
+    // One commit holds everything, and a claim gives it back.
+    let plan = Plan {
+        stream: StreamKey(3),
+        first: EntryId(6),
+        last: EntryId(7),
+        through: at(7),
+    };
+    let writes = Writes {
+        cursor: Some(at(5)),
+        plans: vec![plan.clone()],
+        queue: vec![queued(1, 1), queued(1, 2), queued(1, 3), queued(2, 4)],
+        waiting: vec![waiting(1, 2, false), waiting(2, 4, true)],
+        settled: vec![settled(9, 4), settled(0, 7)],
+        attempts: vec![attempt(1, "delivered"), attempt(2, "failed")],
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &writes).await.unwrap();
+    // Again, as after a failure whose outcome nobody knows.
+    let twice = Writes {
+        attempts: Vec::new(),
+        ..writes.clone()
+    };
+    state.commit(hook, 1, &twice).await.unwrap();
+    let mut second = state.claim(hook, &store, &source()).await.unwrap();
+    second.waiting.sort_by_key(|waiting| waiting.stream);
+    assert_eq!((second.fence, second.cursor), (2, Some(at(5))));
+    assert_eq!(second.waiting, [waiting(1, 2, false), waiting(2, 4, true)]);
+    assert_eq!(second.plans, [plan]);
+    assert_eq!(second.settled, [settled(9, 7)]);
+    let fenced = state.commit(hook, 1, &writes).await.unwrap_err();
+    assert_eq!(fenced.kind(), ErrorKind::Fenced);
+
+    let counts = state.counts(hook).await.unwrap();
+    assert_eq!(
+        (counts.waiting, counts.parked, counts.queued, counts.letters),
+        (1, 1, 3, 1)
+    );
+    let found = state
+        .queued(hook, StreamKey(1), Some(&at(2)), 10)
+        .await
+        .unwrap();
+    assert_eq!(found, [queued(1, 1), queued(1, 2)]);
+    assert!(
+        state
+            .queued(other, StreamKey(1), None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+
+    // A cursor never moves back; what is delivered is gone; what is skipped is a letter.
+    let writes = Writes {
+        cursor: Some(at(3)),
+        delivered: vec![(StreamKey(1), at(1))],
+        skipped: vec![(StreamKey(1), at(2), "it was poison".to_owned())],
+        ..Writes::default()
+    };
+    state.commit(hook, 2, &writes).await.unwrap();
+    let found = state.queued(hook, StreamKey(1), None, 10).await.unwrap();
+    assert_eq!(found, [queued(1, 3)]);
+    let letters = state.letters(hook, None, 10).await.unwrap();
+    let told: Vec<_> = letters
+        .iter()
+        .map(|l| (l.stream.0, l.reason.as_str()))
+        .collect();
+    assert_eq!(told, [(1, "it was poison"), (2, "status 500")]);
+    let behind = state
+        .letters(hook, Some(&letters[0].cursor), 10)
+        .await
+        .unwrap();
+    assert_eq!(behind, letters[1..]);
+    assert_eq!(state.requeue(hook, Some(StreamKey(2))).await.unwrap(), 1);
+    assert_eq!(state.requeue(hook, None).await.unwrap(), 1);
+    assert!(state.letters(hook, None, 10).await.unwrap().is_empty());
+    let writes = Writes {
+        released: vec![StreamKey(1)],
+        cursor_tells: true,
+        cursor: Some(at(8)),
+        ..Writes::default()
+    };
+    state.commit(hook, 2, &writes).await.unwrap();
+    let third = state.claim(hook, &store, &source()).await.unwrap();
+    assert_eq!(
+        (third.cursor, third.plans.len(), third.settled.len()),
+        (Some(at(8)), 0, 0)
+    );
+    assert_eq!(third.waiting.len(), 1);
+    assert!(!third.waiting[0].parked);
+
+    // Discarding.
+    let writes = Writes {
+        queue: vec![queued(5, 1), queued(5, 2)],
+        waiting: vec![waiting(5, 1, true)],
+        ..Writes::default()
+    };
+    state.commit(hook, 3, &writes).await.unwrap();
+    assert_eq!(state.discard(hook, Some(&[at(1), at(3)])).await.unwrap(), 1);
+    assert_eq!(state.counts(hook).await.unwrap().parked, 1);
+    assert_eq!(state.discard(hook, None).await.unwrap(), 1);
+    assert_eq!(state.counts(hook).await.unwrap().parked, 0);
+
+    // What was asked for.
+    assert_eq!(state.asked(other).await.unwrap(), Asked::default());
+    let asked = Asked {
+        disabled: None,
+        secrets: Some(b"{}"[..].into()),
+    };
+    state.ask(hook, &asked).await.unwrap();
+    let writes = Writes {
+        disabled: Some("gone".to_owned()),
+        ..Writes::default()
+    };
+    state.commit(hook, 3, &writes).await.unwrap();
+    let asked = state.asked(hook).await.unwrap();
+    assert_eq!(asked.disabled.as_deref(), Some("gone"));
+    assert_eq!(asked.secrets.as_deref(), Some(&b"{}"[..]));
+
+    // Another store, or another history of it.
+    let users = StoreName::new("users").unwrap();
+    let error = state.claim(hook, &users, &source()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("orders") && error.to_string().contains("users"));
+    let restored = SourceId {
+        store: uuid::Uuid::from_u128(8),
+        ..source()
+    };
+    let error = state.claim(hook, &store, &restored).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceDiverged);
+    state.reset(hook).await.unwrap();
+    let anew = state.claim(hook, &users, &restored).await.unwrap();
+    assert_eq!(
+        (anew.cursor, anew.waiting.len(), anew.plans.len()),
+        (None, 0, 0)
+    );
+    assert_eq!(state.counts(hook).await.unwrap().queued, 0);
+}
+
+async fn remembers(state: Arc<dyn State>) {
+    let hook = &PipelineId::new("hook:many").unwrap();
+    let all: Vec<_> = (0..300)
+        .map(|n| attempt(n, if n % 3 == 0 { "failed" } else { "delivered" }))
+        .collect();
+    for part in all.chunks(100) {
+        state.remember(hook, part).await.unwrap();
+    }
+    let query = |change: &dyn Fn(&mut AttemptQuery)| {
+        let mut query = AttemptQuery {
+            limit: 1_000,
+            ..AttemptQuery::default()
+        };
+        change(&mut query);
+        let state = Arc::clone(&state);
+        async move { state.attempts(hook, &query).await.unwrap() }
+    };
+    let newest = query(&|query| query.limit = 2).await;
+    assert_eq!(
+        (newest[0].id.as_str(), newest[1].id.as_str()),
+        ("msg_299", "msg_298")
+    );
+    assert_eq!(&newest[0].response[..], [0, 255]);
+    let before = newest[1].number;
+    let next = query(&|query| (query.before, query.limit) = (Some(before), 1)).await;
+    assert_eq!(next[0].id, "msg_297");
+    assert_eq!(
+        query(&|query| query.outcome = Some("failed".to_owned()))
+            .await
+            .len(),
+        100
+    );
+    assert_eq!(
+        query(&|query| query.stream = Some("s1".to_owned()))
+            .await
+            .len(),
+        150
+    );
+    assert_eq!(
+        query(&|query| query.id = Some("msg_7".to_owned()))
+            .await
+            .len(),
+        1
+    );
+    let future = Timestamp::from_micros(i64::MAX);
+    assert!(query(&|query| query.since = Some(future)).await.is_empty());
+    assert_eq!(query(&|query| query.until = Some(future)).await.len(), 300);
+
+    // By number, and by age.
+    let mut old = attempt(1, "delivered");
+    old.at = Timestamp::from_micros(0);
+    let other = &PipelineId::new("hook:old").unwrap();
+    state.remember(other, &vec![old; 50]).await.unwrap();
+    state
+        .remember(other, &vec![attempt(2, "delivered"); 10_300])
+        .await
+        .unwrap();
+    let kept = AttemptQuery {
+        limit: 100_000,
+        ..AttemptQuery::default()
+    };
+    let kept = state.attempts(other, &kept).await.unwrap();
+    assert!((10_000..=10_100).contains(&kept.len()), "{}", kept.len());
+    assert!(kept.iter().all(|attempt| attempt.id == "msg_2"));
+    assert_eq!(
+        query(&|_| {}).await.len(),
+        300,
+        "another hook's are its own"
+    );
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_state_of_hooks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let url = format!("sqlite:{}", path.display());
+    let stores = Stores::new(DatabaseUrl::parse(&url).unwrap(), StoreOptions::default());
+    works(stores.hook_state().await.unwrap()).await;
+    remembers(stores.hook_state().await.unwrap()).await;
+
+    // What a newer program has made is left alone.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let newer = "UPDATE ledger_hooks_version SET version = 2";
+    sqlx::raw_sql(newer).execute(&mut connection).await.unwrap();
+    let error = stores.hook_state().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_the_state_of_hooks() {
+    let server = Postgres::start().await;
+    let url = DatabaseUrl::parse(&server.url()).unwrap();
+    let stores = Stores::new(url, StoreOptions::default());
+    // Two that open it at once make it once.
+    let (one, two) = tokio::join!(stores.hook_state(), stores.hook_state());
+    works(one.unwrap()).await;
+    remembers(two.unwrap()).await;
+}
