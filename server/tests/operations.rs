@@ -51,7 +51,7 @@ impl Bridges for Noted {
     async fn list(&self) -> Vec<BridgeStatus> {
         vec![BridgeStatus {
             name: PipelineId::new("b").unwrap(),
-            store: StoreName::new("orders").unwrap(),
+            store: "orders".into(),
             to: "sqlite".into(),
             state: BridgeState::Following,
             ready: !self.failing,
