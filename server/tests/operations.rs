@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Method, StatusCode};
-use ledger_core::{
-    Cursor, DeadLetter, Error, ErrorKind, PipelineId, Result, StoreName, StreamKey, Timestamp,
-};
+use ledger_core::{Cursor, DeadLetter, Error, ErrorKind, PipelineId, Result, StreamKey, Timestamp};
 use ledger_server::v1::{
     DiscardDeadLettersRequest, GetBridgeRequest, ListBridgesRequest, ListDeadLettersRequest,
     ListStoresRequest, PauseBridgeRequest, ReplayDeadLettersRequest, ResumeBridgeRequest,

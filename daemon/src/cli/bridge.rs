@@ -138,6 +138,9 @@ pub(crate) struct Capture {
     /// repeated
     #[arg(long, value_name = "TABLE=CONDITION", requires = "tables")]
     pub(crate) rows: Vec<String>,
+    /// Copy this table anew first, beside the others; may be repeated
+    #[arg(long, value_name = "TABLE", requires = "tables")]
+    pub(crate) resync_table: Vec<String>,
     /// Keep removed rows readable, marked by _deleted
     #[arg(long, requires = "tables")]
     pub(crate) soft_delete: bool,

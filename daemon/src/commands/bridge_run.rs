@@ -35,6 +35,10 @@ pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> an
         Box::pin(flow.resync(&pipeline)).await?;
         tracing::info!(bridge = %pipeline, to = flow.sink(), "replica emptied");
     }
+    for table in &options.capture.resync_table {
+        let table = tables::table_name(table)?;
+        flow.resync_table(&pipeline, &table).await?;
+    }
     let how = BridgeOptions {
         skip: kinds(&options.skip),
         on_failure: options.on_failure,

@@ -352,7 +352,10 @@ fn refuse(table: &TableName, column: &Column, rule: &str) -> Error {
 
 /// The command that copies a table anew.
 pub fn resync(table: &TableName) -> String {
-    format!("`ledger bridge resync --table {table}`")
+    format!(
+        "`ledger bridge run --resync-table {table}`, or `ledger bridge resync NAME --table {table}` \
+         of the daemon"
+    )
 }
 
 #[cfg(test)]
