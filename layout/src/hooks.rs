@@ -24,7 +24,8 @@ const TABLES: &[&str] = &[
         PRIMARY KEY (hook, stream_key))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_items (
         hook TEXT NOT NULL, stream_key INT NOT NULL, cursor BYTES NOT NULL,
-        description TEXT NOT NULL, item BYTES NOT NULL, letter TEXT, at INT NOT NULL,
+        description TEXT NOT NULL, item BYTES NOT NULL, letter TEXT, border INT NOT NULL,
+        at INT NOT NULL,
         PRIMARY KEY (hook, stream_key, cursor))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_plans (
         hook TEXT NOT NULL, through BYTES NOT NULL, stream_key INT NOT NULL, first INT NOT NULL,
@@ -301,8 +302,8 @@ macro_rules! statements {
             for item in &writes.queue {
                 sqlx::query(
                     "INSERT INTO ledger_hook_items
-                       (hook, stream_key, cursor, description, item, letter, at)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                       (hook, stream_key, cursor, description, item, letter, at, border)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
                 )
                 .bind(name)
                 .bind(int(item.stream.0))
@@ -311,6 +312,7 @@ macro_rules! statements {
                 .bind(&item.item[..])
                 .bind(item.letter.as_deref())
                 .bind(now)
+                .bind(item.border.map_or(0, |last| int(last.0)))
                 .execute(&mut *conn)
                 .await
                 .map_err(fail)?;
@@ -466,7 +468,7 @@ macro_rules! statements {
             most: usize,
         ) -> Result<Vec<Queued>> {
             let rows = sqlx::query(
-                "SELECT cursor, description, item FROM ledger_hook_items
+                "SELECT cursor, description, item, border FROM ledger_hook_items
                  WHERE hook = $1 AND stream_key = $2 AND letter IS NULL
                    AND ($3 IS NULL OR cursor <= $3)
                  ORDER BY cursor LIMIT $4",
@@ -486,6 +488,7 @@ macro_rules! statements {
                         description: get(row, 1)?,
                         item: get::<Vec<u8>>(row, 2)?.into(),
                         letter: None,
+                        border: Some(EntryId(uint(row, 3)?)).filter(|last| last.0 > 0),
                     })
                 })
                 .collect()

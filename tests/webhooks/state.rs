@@ -20,6 +20,7 @@ fn queued(stream: u64, n: u8) -> Queued {
         description: format!("append s{stream}#{n}"),
         item: vec![n].into(),
         letter: None,
+        border: (n == 2).then_some(EntryId(9)),
     }
 }
 

@@ -9,8 +9,8 @@ use ledger_core::hook::{Answer, Claim, Delivery, Outcome};
 use ledger_core::observe::Poll;
 use ledger_core::pipeline::{Attempt as Run, Stop};
 use ledger_core::{
-    Change, Cursor, Error, ErrorKind, Item as _, Mutation, PipelineId, Progress, Result, StreamKey,
-    Timestamp,
+    Change, Cursor, EntryId, Error, ErrorKind, Item as _, Mutation, PipelineId, Progress, Result,
+    StreamKey, Timestamp,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -50,7 +50,7 @@ enum Event {
     Loaded {
         stream: StreamKey,
         at: u64,
-        found: Result<Vec<Change>>,
+        found: Result<Vec<(Change, Option<EntryId>)>>,
     },
 }
 
@@ -155,6 +155,7 @@ impl<'a> Carrier<'a> {
                 phase,
                 queued_in: 0,
                 noted_in: 0,
+                border: None,
             };
             carrier.held.insert(waiting.stream, held);
         }
@@ -266,7 +267,12 @@ impl<'a> Carrier<'a> {
         }
         if let Some(held) = self.held.get_mut(&stream) {
             held.queued_in = self.journal.number();
-            let queued = lane::queued(&change)?;
+            held.border = if uncertain {
+                self.plans.border(&change, held.border)
+            } else {
+                None
+            };
+            let queued = lane::queued(&change, held.border)?;
             self.journal.writes().queue.push(queued);
             self.settle(slot, &change, true);
             return Ok(());

@@ -143,6 +143,8 @@ pub(super) struct Held {
     pub(super) queued_in: u64,
     /// The commit that its delivery stands in.
     pub(super) noted_in: u64,
+    /// The border of the last item that was queued.
+    pub(super) border: Option<EntryId>,
 }
 
 /// What a stream that is held up waits for.
@@ -197,6 +199,14 @@ impl Plans {
         )
     }
 
+    /// The last entry of the delivery that this change, which may have been sent before, was part of:
+    /// by itself where no plan holds it. `open` is that of the entry before.
+    pub(super) fn border(&self, change: &Change, open: Option<EntryId>) -> Option<EntryId> {
+        let id = entry(change)?;
+        let open = open.filter(|last| id <= *last);
+        open.or_else(|| self.last(change)).or(Some(id))
+    }
+
     /// The last entry of the delivery that begins with this change.
     fn last(&self, first: &Change) -> Option<EntryId> {
         if self.0.is_empty() {
@@ -204,6 +214,19 @@ impl Plans {
         }
         self.0.get(&(first.key(), entry(first)?)).copied()
     }
+}
+
+/// How many items at the beginning of a queue go together: those that may have been sent together
+/// before, and what was never sent as any.
+pub(super) fn formed(found: &[(Change, Option<EntryId>)], most: usize) -> usize {
+    let Some((_, border)) = found.first() else {
+        return 0;
+    };
+    let same = found.iter().take_while(|(_, other)| other == border);
+    if border.is_some() {
+        return same.count();
+    }
+    joined(same.map(|(change, _)| change), most).count
 }
 
 /// The plan of several appends of one stream; none for what is sent alone.
@@ -220,7 +243,7 @@ pub(super) fn plan(changes: &[Change]) -> Option<Plan> {
 }
 
 /// A change as it stands in the queue.
-pub(super) fn queued(change: &Change) -> Result<Queued> {
+pub(super) fn queued(change: &Change, border: Option<EntryId>) -> Result<Queued> {
     let item = rmp_serde::to_vec(change).map_err(|error| {
         Error::new(ErrorKind::Internal, "queue item", change.describe()).with_source(error)
     })?;
@@ -230,6 +253,7 @@ pub(super) fn queued(change: &Change) -> Result<Queued> {
         description: change.describe(),
         item: item.into(),
         letter: None,
+        border,
     })
 }
 

@@ -147,6 +147,9 @@ pub struct Queued {
     pub item: Bytes,
     /// Why it is a dead letter that holds no stream up; none for one that waits in order.
     pub letter: Option<String>,
+    /// The last entry of the delivery that it may have been sent in before: those of one border go
+    /// together again, and with no other. None for what was never sent.
+    pub border: Option<EntryId>,
 }
 
 /// What is stored at once.

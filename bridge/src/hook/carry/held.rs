@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ledger_core::hook::{Answer, Outcome};
-use ledger_core::{Change, Cursor, Item as _, Result, StreamKey, Timestamp};
+use ledger_core::{Change, Cursor, EntryId, Item as _, Result, StreamKey, Timestamp};
 use tokio::time::Instant;
 
 use super::{Carrier, Event, HookFailure, delivery};
-use crate::hook::lane::{self, Held, Phase, joined};
+use crate::hook::lane::{self, Held, Phase};
 use crate::hook::options::random;
 
 /// The most items of one delivery that are read from the queue.
@@ -32,11 +32,16 @@ impl Carrier<'_> {
         let Some(through) = through.map(|item| item.change.cursor.clone()) else {
             return Ok(());
         };
-        let mut name = String::new();
+        let (mut name, mut border) = (String::new(), None);
         for item in lane.queue {
             self.bytes = self.bytes.saturating_sub(item.change.size());
             name = item.change.stream.name.to_string();
-            let queued = lane::queued(&item.change)?;
+            border = if item.uncertain {
+                self.plans.border(&item.change, border)
+            } else {
+                None
+            };
+            let queued = lane::queued(&item.change, border)?;
             self.journal.writes().queue.push(queued);
             self.settle(item.slot, &item.change, true);
         }
@@ -48,6 +53,7 @@ impl Carrier<'_> {
             phase,
             queued_in: self.journal.number(),
             noted_in: self.journal.number(),
+            border,
         };
         self.held.insert(stream, held);
         self.note(stream, now);
@@ -195,13 +201,21 @@ impl Carrier<'_> {
         let (pipeline, most) = (self.hook.options.pipeline.clone(), self.hook.options.batch);
         self.events.push(Box::pin(async move {
             let found = state.queued(&pipeline, stream, None, most).await;
-            let found = found.and_then(|found| found.iter().map(lane::change).collect());
+            let found = found.and_then(|found| {
+                let change = |item| Ok((lane::change(item)?, item.border));
+                found.iter().map(change).collect()
+            });
             Event::Loaded { stream, at, found }
         }));
     }
 
     /// Forms the next delivery, or lets the stream go.
-    pub(super) fn loaded(&mut self, stream: StreamKey, at: u64, found: &[Change]) {
+    pub(super) fn loaded(
+        &mut self,
+        stream: StreamKey,
+        at: u64,
+        found: &[(Change, Option<EntryId>)],
+    ) {
         let number = self.journal.number();
         let Some(held) = self.held.get_mut(&stream) else {
             return;
@@ -224,8 +238,8 @@ impl Carrier<'_> {
             self.after.push((number, stream));
             return;
         }
-        let count = joined(found.iter(), self.hook.options.batch).count;
-        let Some(last) = found.get(count.max(1) - 1) else {
+        let count = lane::formed(found, self.hook.options.batch);
+        let Some((last, _)) = found.get(count.max(1) - 1) else {
             return;
         };
         held.through = last.cursor.clone();
