@@ -51,8 +51,25 @@ pub(crate) fn bridge(from: &str, to: &str, store: &str, more: &[&str]) -> Outcom
 
 /// Runs `ledger bridge run --once` to its end.
 pub(crate) async fn bridge_once(from: &str, to: &str, store: &str) -> Outcome<Ran> {
+    to_its_end(bridge(from, to, store, &["--once"])?).await
+}
+
+/// Runs `ledger bridge run --tables --once` to its end.
+pub(crate) async fn tables_once(from: &str, to: &str, tables: &str) -> Outcome<Ran> {
+    let child = Command::new(program()?)
+        .args(["bridge", "run", "--once", "--tables", tables])
+        .env("LEDGER_FROM", from)
+        .env("LEDGER_TO", to)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    to_its_end(child).await
+}
+
+async fn to_its_end(mut child: Child) -> Outcome<Ran> {
     let begun = Instant::now();
-    let mut child = bridge(from, to, store, &["--once"])?;
     let pid = child.id().ok_or("the bridge has no process id")?;
     let (mut peak, mut cpu_seconds) = (0.0, 0.0);
     loop {

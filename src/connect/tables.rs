@@ -29,7 +29,7 @@ impl Flow {
         options: CaptureOptions,
         routes: TableRoutes,
     ) -> Result<Self> {
-        let Kind::Postgres(config) = &from.0 else {
+        let Some(config) = postgres(from) else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "capture tables",
@@ -40,7 +40,7 @@ impl Flow {
             ));
         };
         let (sink, batch) = open(to, routes).await?;
-        let capture = PostgresCapture::open(config.as_ref().clone(), options, Arc::clone(&sink));
+        let capture = PostgresCapture::open(config.clone(), options, Arc::clone(&sink));
         Ok(Self::of_tables(TableFlow {
             source: Arc::new(capture.await?),
             sink,
@@ -108,6 +108,15 @@ impl TableFlow {
         let tables = self.source.tables().await?;
         let report = verify_tables(&ends, &tables, options.repair, compared);
         Ok(report.await?.into())
+    }
+}
+
+/// How the server is reached, where it is PostgreSQL.
+fn postgres(url: &DatabaseUrl) -> Option<&ledger_layout::postgres::PostgresConfig> {
+    match &url.0 {
+        Kind::Postgres(config) => Some(config),
+        #[allow(unreachable_patterns, reason = "depends on the features")]
+        _ => None,
     }
 }
 
