@@ -1,7 +1,9 @@
 //! Replicas that become stores of their own, by URL.
 
 use super::{DatabaseUrl, Kind};
-use crate::{Cursor, Error, ErrorKind, PipelineId, Result, StoreName};
+use crate::{Cursor, PipelineId, Result, StoreName};
+#[cfg(feature = "clickhouse")]
+use crate::{Error, ErrorKind};
 use ledger_layout::StoreOptions;
 
 /// What a pipeline has left in a store.

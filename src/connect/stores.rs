@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{DatabaseUrl, Kind};
-use crate::{ErrorKind, Result, Store, StoreName};
+#[cfg(any(feature = "sqlite", feature = "clickhouse"))]
+use crate::ErrorKind;
+use crate::{Result, Store, StoreName};
 use ledger_layout::StoreOptions;
 
 /// The stores of one database, as a server opens them: each when it is first asked for.
