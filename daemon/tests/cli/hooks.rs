@@ -566,6 +566,7 @@ fn every_entry_comes_in_order_however_often_the_daemon_is_killed() {
             home.out(&["status"]) == "ledger daemon is not running\n"
         });
         home.out(&["start"]);
+        println!("killed after {} requests", receiver.count());
     }
     // Looked at now and then: each look reads all that came.
     let begun = std::time::Instant::now();
@@ -594,10 +595,24 @@ fn every_entry_comes_in_order_however_often_the_daemon_is_killed() {
     let mut total = 0;
     for (stream, ids) in &by_stream {
         total += ids.len();
-        assert!(
-            ids.windows(2).all(|pair| pair[0] < pair[1]),
-            "{stream}: {ids:?}"
-        );
+        if !ids.windows(2).all(|pair| pair[0] < pair[1]) {
+            let requests = receiver.received();
+            let of_stream = requests.iter().enumerate().filter_map(|(number, request)| {
+                let of = entries(std::slice::from_ref(request));
+                let (first, last) = (of.first()?, of.last()?);
+                (first.0 == *stream).then(|| {
+                    let id = request.header("webhook-id");
+                    format!(
+                        "request {number}: {id} with {}-{} ({})",
+                        first.1,
+                        last.1,
+                        of.len()
+                    )
+                })
+            });
+            let told: Vec<_> = of_stream.collect();
+            panic!("{stream} is not in order:\n{}", told.join("\n"));
+        }
     }
     assert_eq!(total, count, "each entry under one id only");
     let requests = receiver.count();
