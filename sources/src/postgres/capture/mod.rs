@@ -6,7 +6,7 @@
 //! transactions only.
 //!
 //! Tables are copied beside the following: ranges of a table are read and handed on while the log
-//! waits, then the log goes on for a while, and so on. See [`copy`] for why that ends with the right
+//! waits, then the log goes on for a while, and so on. See `copy.rs` for why that ends with the right
 //! content.
 
 mod catalog;
