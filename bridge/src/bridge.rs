@@ -127,19 +127,35 @@ impl<T: Item> Bridge<T> {
     /// before it was read (`CursorExpired`), another history (`SourceDiverged`), a refused
     /// password.
     pub async fn run(&self, stop: &Stop) -> Result<Summary> {
-        let result = supervise(
-            &self.options.pipeline,
-            self.options.backoff,
-            stop,
-            |attempt| self.attempt(attempt, stop),
-            |failure| {
-                self.stats.update(|stats| {
-                    stats.state = State::Waiting;
-                    stats.last_error = Some(failure.error.chain());
-                });
-            },
-        )
-        .await;
+        let pipeline = &self.options.pipeline;
+        let given_up = {
+            let supervised = supervise(
+                pipeline,
+                self.options.backoff,
+                stop,
+                |attempt| self.attempt(attempt, stop),
+                |failure| {
+                    self.stats.update(|stats| {
+                        stats.state = State::Waiting;
+                        stats.last_error = Some(failure.error.chain());
+                    });
+                },
+            );
+            tokio::select! {
+                result = supervised => Ok(result),
+                error = self.source.watch(pipeline) => Err(error),
+            }
+        };
+        let result = match given_up {
+            Ok(result) => result,
+            // Nothing of the run is left by now.
+            Err(error) => {
+                if let Err(error) = self.source.abandon(pipeline).await {
+                    tracing::error!(%pipeline, error = error.chain(), "could not be given up");
+                }
+                Err(error)
+            }
+        };
         self.stats.update(|stats| stats.state = State::Stopped);
         let end = result?;
         let letters = self.source.dead_letters().count(&self.options.pipeline);

@@ -47,6 +47,17 @@ pub trait Source<T>: fmt::Debug + fmt::Display + Send + Sync + 'static {
         self.consumers().confirm(pipeline, cursor).await
     }
 
+    /// Ends, with the reason, where the source cannot bear any longer what it keeps for the pipeline,
+    /// whether or not that runs. Never, unless the source has a bound.
+    async fn watch(&self, _: &PipelineId) -> Error {
+        std::future::pending().await
+    }
+
+    /// Called when [`watch`](Self::watch) has ended a pipeline, which reads no longer.
+    async fn abandon(&self, _: &PipelineId) -> Result<()> {
+        Ok(())
+    }
+
     /// The number of the commit at this position, as versions of rows count them; `Unsupported` where
     /// items have no such versions.
     fn version_at(&self, cursor: &Cursor) -> Result<u64> {

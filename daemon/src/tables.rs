@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) hash_key: Option<String>,
     /// Whether removed rows stay readable.
     pub(crate) soft_delete: bool,
+    /// Whether updates and deletes of tables without a key are carried.
+    pub(crate) keyless_changes: bool,
 }
 
 /// Reads `schema.table`; a name alone is one in `public`.
@@ -95,9 +97,12 @@ impl Settings {
             carried.protect = Some(Protection::Hash(key.into_bytes()));
         }
         let mut routes = TableRoutes::default();
+        options.keyless_changes = self.keyless_changes;
         routes.others.soft_delete = self.soft_delete;
+        routes.others.keyless_changes = self.keyless_changes;
         for (table, (filter, mut of_sink)) in self.tables {
             of_sink.soft_delete = self.soft_delete;
+            of_sink.keyless_changes = self.keyless_changes;
             options.filters.insert(table.clone(), filter);
             routes.tables.insert(table, of_sink);
         }
@@ -114,6 +119,7 @@ pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, Table
     let mut settings = Settings {
         hash_key: std::env::var(HASH_KEY).ok(),
         soft_delete: capture.soft_delete,
+        keyless_changes: capture.keyless_changes,
         ..Settings::default()
     };
     let given = [

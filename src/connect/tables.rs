@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ledger_bridge::{AnyBridge, Bridge, BridgeOptions, TableEnds, VerifyOptions, verify_tables};
+use ledger_bridge::{
+    AnyBridge, Bridge, BridgeOptions, OnFailure, TableEnds, VerifyOptions, under_lease,
+    verify_tables,
+};
 use ledger_sources::postgres::capture::{CaptureOptions, PostgresCapture};
 
 use super::flow::{Flow, Verified};
@@ -52,7 +55,13 @@ impl Flow {
     /// the bridge's, `Unsupported` where the bridge carries a store.
     pub async fn resync_table(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
         match self.as_tables() {
-            Some(tables) => tables.sink.forget(pipeline, table).await,
+            Some(tables) => {
+                let consumers = tables.source.consumers();
+                consumers.register(pipeline, &self.head().await?).await?;
+                // Nobody else writes what is being given up.
+                let forgotten = tables.sink.forget(pipeline, table);
+                under_lease(consumers, pipeline, "resync table", forgotten).await
+            }
             None => Err(Error::new(
                 ErrorKind::Unsupported,
                 "resync table",
@@ -85,6 +94,15 @@ impl TableFlow {
     }
 
     pub(super) fn bridge(&self, options: BridgeOptions) -> Result<AnyBridge> {
+        // A change that is delivered later than others of its table would undo them.
+        if options.on_failure == OnFailure::Park && !self.sink.is_versioned() {
+            let what = format!(
+                "on_failure: park needs a sink whose rows have versions, and {} keeps none; use stop \
+                 or skip",
+                self.sink
+            );
+            return Err(Error::new(ErrorKind::Unsupported, "open bridge", what));
+        }
         let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.sink));
         Ok(Bridge::from_source(source, sink, options)?.into())
     }

@@ -9,6 +9,8 @@ on_both_engines!(
     a_value_stored_apart_that_was_not_changed_stays_what_it_was,
     a_truncate_takes_what_was_before_and_nothing_else,
     rows_without_a_key_are_kept_each,
+    whole_rows_tell_changes_of_a_table_without_a_key_where_that_is_asked_for,
+    tables_that_inherit_are_carried_by_themselves,
     partitions_come_as_the_table_they_are_of,
     names_are_kept_as_they_are_written,
 );
@@ -134,6 +136,47 @@ async fn rows_without_a_key_are_kept_each(engine: Engine) {
         ends.number("SELECT count() FROM history_current").await,
         1_500
     );
+    ends.close().await;
+}
+
+async fn whole_rows_tell_changes_of_a_table_without_a_key_where_that_is_asked_for(engine: Engine) {
+    let mut ends = Ends::open(
+        engine,
+        "public.*",
+        "CREATE TABLE l (a int, b text); ALTER TABLE l REPLICA IDENTITY FULL;
+         INSERT INTO l SELECT i % 5, 'b' FROM generate_series(1, 50) i;",
+    )
+    .await;
+    ends.options.keyless_changes = true;
+    ends.routes.others.keyless_changes = true;
+    ends.once().await.unwrap();
+    ends.sql(
+        "UPDATE l SET b = 'c' WHERE a = 1; DELETE FROM l WHERE a = 2; INSERT INTO l VALUES (1, 'c');",
+    )
+    .await;
+    ends.assert_equal().await;
+    assert_eq!(ends.number("SELECT count() FROM l_current").await, 41);
+    let changed = "SELECT count() FROM l_current WHERE b = 'c'";
+    assert_eq!(ends.number(changed).await, 11);
+    ends.close().await;
+}
+
+async fn tables_that_inherit_are_carried_by_themselves(engine: Engine) {
+    let ends = Ends::open(
+        engine,
+        "public.*",
+        "CREATE TABLE parent (id int PRIMARY KEY, v int); CREATE TABLE child () INHERITS (parent);
+         INSERT INTO parent VALUES (1, 1); INSERT INTO child VALUES (1, 2), (2, 2);
+         CREATE TABLE wide (id int, v int, PRIMARY KEY (id) INCLUDE (v));
+         INSERT INTO wide VALUES (1, 1);",
+    )
+    .await;
+    ends.once().await.unwrap();
+    // PostgreSQL would refuse it, if the child were published with its parent.
+    ends.sql("UPDATE parent SET v = v + 1; UPDATE wide SET v = 2 WHERE id = 1;")
+        .await;
+    ends.assert_equal().await;
+    assert_eq!(ends.number("SELECT count() FROM parent_current").await, 1);
     ends.close().await;
 }
 

@@ -130,6 +130,19 @@ async fn columns_and_rows_that_are_not_wanted_stay_at_the_source(engine: Engine)
     assert!(error.chain().contains("phone"), "{}", error.chain());
     ends.sql("UPDATE users SET phone = '556' WHERE id = 3")
         .await;
+    // A table under another name must not show what was hidden under this one.
+    let filter = ends.options.filters.get_mut(&table).unwrap();
+    filter.rows = Some("region <> 2".to_owned());
+    let running = ends.start().await;
+    ends.sql(
+        "ALTER TABLE users RENAME TO others; UPDATE others SET email = 'plain' WHERE region = 0",
+    )
+    .await;
+    let error = running.ended().await.unwrap_err();
+    let told = error.chain();
+    assert!(told.contains("is called public.others now"), "{told}");
+    let shown = "SELECT count() FROM people_current WHERE email = 'plain'";
+    assert_eq!(ends.number(shown).await, 0);
     ends.close().await;
 }
 

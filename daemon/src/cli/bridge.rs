@@ -108,6 +108,10 @@ pub(crate) struct Run {
 }
 
 /// What concerns tables only.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[derive(Debug, Args)]
 pub(crate) struct Capture {
     /// A replication slot that you keep; made by the bridge where none is named
@@ -138,6 +142,9 @@ pub(crate) struct Capture {
     /// repeated
     #[arg(long, value_name = "TABLE=CONDITION", requires = "tables")]
     pub(crate) rows: Vec<String>,
+    /// Carry updates and deletes of tables without a key too, where their replica identity is FULL
+    #[arg(long, requires = "tables")]
+    pub(crate) keyless_changes: bool,
     /// Copy this table anew first, beside the others; may be repeated
     #[arg(long, value_name = "TABLE", requires = "tables")]
     pub(crate) resync_table: Vec<String>,

@@ -12,7 +12,7 @@ use super::sections::{BridgeConfig, Carried, store_name, understood};
 use super::tree::{Scalar, Section};
 use crate::tables::Settings;
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "name",
     "store",
     "from",
@@ -28,13 +28,14 @@ const KEYS: [&str; 18] = [
     "drop_slot",
     "columns",
     "hash_key",
+    "keyless_changes",
     "rename",
     "rows",
     "soft_delete",
 ];
 
 /// The keys that only a bridge of tables has.
-const OF_TABLES: [&str; 11] = [
+const OF_TABLES: [&str; 12] = [
     "slot",
     "publication",
     "copy",
@@ -43,6 +44,7 @@ const OF_TABLES: [&str; 11] = [
     "drop_slot",
     "columns",
     "hash_key",
+    "keyless_changes",
     "rename",
     "rows",
     "soft_delete",
@@ -183,6 +185,7 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
         options.copy_width = usize::try_from(width).unwrap_or(1).min(32);
     }
     settings.soft_delete = section.switch("soft_delete");
+    settings.keyless_changes = section.switch("keyless_changes");
     settings.hash_key = text("hash_key");
     let routes: TableRoutes = match settings.apply(&mut options) {
         Ok(routes) => routes,

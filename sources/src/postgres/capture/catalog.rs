@@ -25,6 +25,15 @@ pub(super) struct Found {
     pub(super) bytes: u64,
 }
 
+impl Found {
+    /// The table as SQL takes it: without the tables that inherit from it, which are carried by
+    /// themselves.
+    pub(super) fn sql_name(&self) -> String {
+        let only = if self.partitioned { "" } else { "ONLY " };
+        format!("{only}{}", sql_name(&self.table.name))
+    }
+}
+
 /// The name as SQL takes it.
 pub(super) fn sql_name(name: &TableName) -> String {
     format!("{}.{}", quoted(&name.schema), quoted(&name.table))
@@ -46,12 +55,14 @@ pub(super) async fn tables(
          greatest(coalesce(p.rows, c.reltuples), 0)::float8, \
          coalesce(p.bytes, pg_relation_size(c.oid))::int8, \
          a.attname::text, a.atttypid::int8, a.atttypmod, format_type(a.atttypid, a.atttypmod), \
-         k.indkey IS NOT NULL AND a.attnum = ANY(k.indkey::int2[]), \
+         k.indkey IS NOT NULL \
+         AND a.attnum = ANY((k.indkey::int2[])[0:k.indnkeyatts - 1]), \
          c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
          AND a.attgenerated = '' \
          LEFT JOIN pg_index k ON k.indrelid = c.oid AND CASE c.relreplident \
            WHEN 'i' THEN k.indisreplident WHEN 'n' THEN false ELSE k.indisprimary END \
+         AND k.indimmediate AND k.indisvalid \
          LEFT JOIN LATERAL (SELECT sum(greatest(l.reltuples, 0)) AS rows, \
            sum(pg_relation_size(l.oid)) AS bytes FROM pg_partition_tree(c.oid) t \
            JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf) p ON c.relkind = 'p' \
@@ -153,8 +164,10 @@ pub(super) async fn described(
     let primary: Vec<String> = if full {
         sqlx::query_scalar(
             "SELECT a.attname::text FROM pg_index k JOIN pg_attribute a \
-             ON a.attrelid = k.indrelid AND a.attnum = ANY(k.indkey::int2[]) \
-             WHERE k.indrelid = $1::int8::oid AND k.indisprimary",
+             ON a.attrelid = k.indrelid \
+             AND a.attnum = ANY((k.indkey::int2[])[0:k.indnkeyatts - 1]) \
+             WHERE k.indrelid = $1::int8::oid AND k.indisprimary \
+             AND k.indimmediate AND k.indisvalid",
         )
         .bind(i64::from(relation.id))
         .fetch_all(&mut *conn)

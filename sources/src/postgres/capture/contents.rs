@@ -11,7 +11,6 @@ use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 
 use super::PostgresCapture;
-use super::catalog::sql_name;
 use super::text::CopyText;
 use super::transport::{literal, quoted};
 
@@ -24,6 +23,7 @@ const ROWS: usize = 500;
 pub(super) async fn rows_at(
     pool: &PgPool,
     table: &Table,
+    from: &str,
     keys: &[Row],
     condition: Option<&str>,
 ) -> Result<Vec<Row>> {
@@ -34,7 +34,7 @@ pub(super) async fn rows_at(
         let (columns, keys) = (key_columns(table), keys.join(", "));
         let carried = condition.map_or_else(String::new, |rows| format!(" AND ({rows})"));
         let condition = format!("WHERE ({columns}) IN ({keys}){carried}");
-        copied(pool, table, &condition, |row| rows.push(row)).await?;
+        copied(pool, table, from, &condition, |row| rows.push(row)).await?;
     }
     Ok(rows)
 }
@@ -64,6 +64,7 @@ fn key_of(table: &Table, row: &Row) -> String {
 async fn copied(
     pool: &PgPool,
     table: &Table,
+    from: &str,
     condition: &str,
     mut take: impl FnMut(Row) + Send,
 ) -> Result<()> {
@@ -75,24 +76,26 @@ async fn copied(
         }
         Ok(())
     };
-    let sent = async move { send_all(pool, table, condition, &sender).await };
+    let sent = async move { send_all(pool, table, from, condition, &sender).await };
     futures::try_join!(sent, taken).map(drop)
 }
 
 async fn send_all(
     pool: &PgPool,
     table: &Table,
+    from: &str,
     condition: &str,
     sender: &mpsc::Sender<Result<Vec<Row>>>,
 ) -> Result<()> {
     let failed = |error| failed(OPERATION, table.name.to_string(), error);
     let columns: Vec<_> = table.columns.iter().map(|c| quoted(&c.name)).collect();
     let sql = format!(
-        "COPY (SELECT {} FROM {} {condition}) TO STDOUT",
-        columns.join(", "),
-        sql_name(&table.name)
+        "COPY (SELECT {} FROM {from} {condition}) TO STDOUT",
+        columns.join(", ")
     );
     let mut conn = pool.acquire().await.map_err(failed)?;
+    // A copy that is left half-way leaves answers behind.
+    conn.close_on_drop();
     let (mut text, mut rows) = (CopyText::default(), Vec::new());
     let mut pieces = conn.copy_out_raw(&sql).await.map_err(failed)?;
     while let Some(piece) = pieces.try_next().await.map_err(failed)? {
@@ -113,7 +116,7 @@ async fn send_all(
 #[async_trait]
 impl TableContents for PostgresCapture {
     async fn rows(&self, table: &Table, after: Option<&Row>, limit: usize) -> Result<Vec<Row>> {
-        let columns = key_columns(table);
+        let (columns, from) = (key_columns(table), self.sql_name(table));
         let behind = after.map(|row| format!("({columns}) > {}", key_of(table, row)));
         let carried = self.condition(table).map(|rows| format!("({rows})"));
         let conditions: Vec<_> = behind.into_iter().chain(carried).collect();
@@ -123,21 +126,22 @@ impl TableContents for PostgresCapture {
         };
         let condition = format!("{condition}ORDER BY {columns} LIMIT {limit}");
         let mut rows = Vec::new();
-        copied(self.pool(), table, &condition, |row| rows.push(row)).await?;
+        copied(self.pool(), table, &from, &condition, |row| rows.push(row)).await?;
         Ok(rows)
     }
 
     async fn rows_at(&self, table: &Table, keys: &[Row]) -> Result<Vec<Row>> {
-        rows_at(self.pool(), table, keys, self.condition(table)).await
+        let from = self.sql_name(table);
+        rows_at(self.pool(), table, &from, keys, self.condition(table)).await
     }
 
     fn all(&self, table: Arc<Table>) -> BoxStream<'static, Result<Vec<Row>>> {
         let (sender, receiver) = mpsc::channel(2);
-        let pool = self.pool().clone();
+        let (pool, from) = (self.pool().clone(), self.sql_name(&table));
         let condition = self.condition(&table);
         let condition = condition.map_or_else(String::new, |rows| format!("WHERE {rows}"));
         tokio::spawn(async move {
-            if let Err(error) = send_all(&pool, &table, &condition, &sender).await {
+            if let Err(error) = send_all(&pool, &table, &from, &condition, &sender).await {
                 // Who takes the rows may be gone.
                 let _ = sender.send(Err(error)).await;
             }

@@ -16,7 +16,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
-use super::catalog::{Found, sql_name};
+use super::catalog::Found;
 use super::text::CopyText;
 use super::transport::{Replication, literal, quoted};
 
@@ -107,9 +107,8 @@ impl Copy {
     }
 
     fn new(pool: PgPool, found: &Found, point: u64, way: Way, width: usize) -> Self {
-        let only = if found.partitioned { "" } else { "ONLY " };
         Self {
-            from: format!("{only}{}", sql_name(&found.table.name)),
+            from: found.sql_name(),
             table: Arc::clone(&found.table),
             condition: found.condition.clone(),
             pool,
@@ -227,8 +226,10 @@ impl Reader {
 
     async fn read(&self, sql: &str) -> Result<()> {
         let name = &self.table.name;
-        let failed = |error| failed(OPERATION, name.to_string(), error);
+        let failed = |error| changed(failed(OPERATION, name.to_string(), error));
         let mut conn = self.pool.acquire().await.map_err(failed)?;
+        // A copy that is left half-way leaves answers behind, and perhaps a transaction.
+        conn.close_on_drop();
         if let Some(snapshot) = &self.snapshot {
             for statement in [
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
@@ -295,8 +296,19 @@ async fn border(
     let row = sqlx::query(AssertSqlSafe(sql))
         .fetch_optional(conn)
         .await
-        .map_err(|error| failed(OPERATION, table.name.to_string(), error))?;
+        .map_err(|error| changed(failed(OPERATION, table.name.to_string(), error)))?;
     Ok(row.map(|row| (0..key.len()).map(|place| row.get(place)).collect()))
+}
+
+/// A table or column that is gone was there when the catalogue was read: it is read again.
+fn changed(error: Error) -> Error {
+    let code = std::error::Error::source(&error)
+        .and_then(|source| source.downcast_ref::<sqlx::Error>())
+        .and_then(|source| source.as_database_error()?.code());
+    match code.as_deref() {
+        Some("42703" | "42P01") => error.retryable(),
+        _ => error,
+    }
 }
 
 fn key_columns(table: &Table) -> impl Iterator<Item = String> + '_ {

@@ -35,6 +35,16 @@ pub(super) enum Frame {
     Alive(u64),
 }
 
+impl Frame {
+    /// How many bytes it holds.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Data(bytes) => bytes.len(),
+            Self::Alive(_) => 0,
+        }
+    }
+}
+
 /// The frames, in order, and up to where the server may forget.
 pub(super) struct Feed {
     frames: mpsc::UnboundedReceiver<Result<Taken>>,

@@ -1,8 +1,8 @@
 //! Following the log, and copying tables beside it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,26 +23,17 @@ use super::feed::{Feed, Frame};
 use super::position::{Position, parsed};
 use super::rows::Rows;
 use super::slot;
-use super::source::{acquire, end};
+use super::source::{acquire, written};
 use super::transport::{Replication, quoted};
 
 /// How long the log is followed between two rounds of copying, where it does not run dry before.
 const FOLLOW: Duration = Duration::from_millis(250);
 /// How often a position is handed on while nothing happens: each makes the sink store it.
 const ALIVE: Duration = Duration::from_secs(3);
-/// How often it is looked whether a run that waits for the log has to end.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long dropping a slot may take.
-const DROPPING: Duration = Duration::from_mins(1);
 /// How many frames are taken at a time.
 const FRAMES: usize = 512;
-
-/// Why a run has to end.
-pub(super) struct Broken {
-    pub(super) error: Error,
-    /// The slot that is dropped then.
-    pub(super) slot: Option<String>,
-}
+/// At how many bytes of them no further one is taken.
+const FRAME_BYTES: usize = 1 << 20;
 
 /// A table that is to be copied.
 pub(super) struct Pending {
@@ -81,8 +72,7 @@ pub(super) struct Following {
     pub(super) width: usize,
     /// Whether the log is followed while tables are copied.
     pub(super) side_by_side: bool,
-    /// None once the run is over.
-    pub(super) feed: Option<Feed>,
+    pub(super) feed: Feed,
     pub(super) rows: Rows,
     pub(super) pending: VecDeque<Pending>,
     pub(super) copy: Option<Copy>,
@@ -91,7 +81,6 @@ pub(super) struct Following {
     pub(super) until: Option<Position>,
     pub(super) left: Arc<AtomicU64>,
     pub(super) is_copying: Arc<AtomicBool>,
-    pub(super) broken: Arc<Mutex<Option<Broken>>>,
     pub(super) alive_at: Option<Instant>,
     pub(super) over: bool,
 }
@@ -126,14 +115,6 @@ impl Following {
 
     /// Some steps. `copying` tells whose turn it is; returned is whose turn comes next.
     async fn next(&mut self, copying: bool, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
-        let broken = self
-            .broken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(broken) = broken {
-            return Err(self.end(broken).await);
-        }
         self.take_up_recopies().await?;
         let to_copy = self.copy.is_some() || !self.pending.is_empty();
         if let Some(until) = self.until
@@ -150,60 +131,29 @@ impl Following {
         Ok(true)
     }
 
-    /// Ends the run, and drops its slot where that is asked for, so that the server can go on.
-    async fn end(&mut self, broken: Broken) -> Error {
-        self.feed = None;
-        self.copy = None;
-        let Some(slot) = broken.slot else {
-            return broken.error;
-        };
-        let begun = Instant::now();
-        loop {
-            let dropped = async {
-                let mut conn = acquire(&self.pool).await?;
-                slot::drop_slot(&mut conn, &slot).await
-            };
-            match dropped.await {
-                Ok(()) => return broken.error,
-                // The server sees a while later that its reader has gone.
-                Err(error) if error.is_retryable() && begun.elapsed() < DROPPING => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Err(error) => return broken.error.with_source(error),
-            }
-        }
-    }
-
-    /// The next frame.
-    async fn frame(&mut self) -> Result<Frame> {
-        match &mut self.feed {
-            Some(feed) => feed.next().await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// Follows the log: for a while where something is to be copied, else until something comes.
     async fn follow(&mut self, briefly: bool, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
         let frame = if briefly {
-            match tokio::time::timeout(FOLLOW / 10, self.frame()).await {
+            match tokio::time::timeout(FOLLOW / 10, self.feed.next()).await {
                 Ok(frame) => frame?,
                 Err(_) => return Ok(()),
             }
         } else {
-            // Now and then it is looked whether the run is broken.
-            match tokio::time::timeout(LOOK, self.frame()).await {
-                Ok(frame) => frame?,
-                Err(_) => return Ok(()),
-            }
+            self.feed.next().await?
         };
+        let mut bytes = frame.size();
         self.take(frame, steps).await?;
         let begun = Instant::now();
         for _ in 1..FRAMES {
-            if briefly && begun.elapsed() > FOLLOW {
+            if bytes >= FRAME_BYTES || briefly && begun.elapsed() > FOLLOW {
                 return Ok(());
             }
-            match self.feed.as_mut().and_then(Feed::ready) {
-                Some(frame) => self.take(frame?, steps).await?,
+            match self.feed.ready() {
+                Some(frame) => {
+                    let frame = frame?;
+                    bytes += frame.size();
+                    self.take(frame, steps).await?;
+                }
                 None => return Ok(()),
             }
         }
@@ -265,7 +215,7 @@ impl Following {
                 self.note(&table, CopyState::Upto { point, after }, steps);
             }
             Copied::All => {
-                let through = end(&mut *acquire(&self.pool).await?).await?;
+                let through = written(&mut *acquire(&self.pool).await?).await?;
                 self.copy = None;
                 self.done(&table, point, through, steps);
             }
@@ -295,6 +245,10 @@ impl Following {
         if let Some(carried) = self.carried(table) {
             carried.point = point;
             carried.through = through;
+        }
+        // Ranges were read at different moments: only from here on is the copy that of one.
+        if let Some(until) = &mut self.until {
+            *until = (*until).max(Position::between(through));
         }
         tracing::info!(table = %table.name, "table copied");
         if self.pending.is_empty() {

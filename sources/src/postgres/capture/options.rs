@@ -17,6 +17,9 @@ pub struct CaptureOptions {
     /// A publication that somebody else keeps; made, changed and dropped by the capture where none
     /// is named.
     pub publication: Option<String>,
+    /// Whether updates and deletes of tables without a key are told, where their replica identity is
+    /// FULL. False by default: such tables only grow.
+    pub keyless_changes: bool,
     /// Whether what the tables held before is copied. True by default.
     pub copy: bool,
     /// How many ranges of a table are read side by side; 2 by default.
@@ -34,6 +37,7 @@ impl CaptureOptions {
             tables,
             slot: None,
             publication: None,
+            keyless_changes: false,
             copy: true,
             copy_width: 2,
             filters: BTreeMap::new(),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use ledger_core::pipeline::Step;
 use ledger_core::{
-    Cursor, Error, ErrorKind, Progress, Result, Row, RowChange, RowOp, Table, TableName, Timestamp,
-    Value, Version,
+    CopyState, Cursor, Error, ErrorKind, Progress, Result, Row, RowChange, RowOp, Table, TableName,
+    Timestamp, Value, Version,
 };
 use ledger_layout::postgres::failed;
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 
-use super::catalog::{Found, described, filled_at_once, places, tables};
+use super::catalog::{Found, described, filled_at_once, places, sql_name, tables};
 use super::contents;
 use super::decode::{Message, Relation};
 use super::options::CaptureOptions;
@@ -259,8 +259,9 @@ impl Rows {
         if !absent || !place.catching_up || before.is_none() || place.table.full_identity {
             return Ok(op(row, before));
         }
-        let found = contents::rows_at(&self.pool, &place.table, std::slice::from_ref(&row), None);
-        let found = found.await?;
+        let (table, keys) = (&*place.table, std::slice::from_ref(&row));
+        let from = sql_name(&table.name);
+        let found = contents::rows_at(&self.pool, table, &from, keys, None).await?;
         // It has been removed since, or has another key again: the log tells that later.
         let (Some(found), Some(before)) = (found.into_iter().next(), before.clone()) else {
             return Ok(before.map_or_else(|| op(row, None), RowOp::Delete));
@@ -291,6 +292,19 @@ impl Rows {
             .acquire()
             .await
             .map_err(|error| failed(OPERATION, name.to_string(), error))?;
+        if let Some(known) = known
+            && known.table.name != name
+            && (filter.is_some() || self.options.filters.contains_key(&known.table.name))
+        {
+            let before = &known.table.name;
+            return Err(Error::invalid(
+                OPERATION,
+                format!(
+                    "table {before} is called {name} now, and what is set for the one does not hold \
+                     for the other: name it in the bridge's columns, rows and rename"
+                ),
+            ));
+        }
         let table = described(&mut conn, relation, filter, &mut self.types).await?;
         let table = match known {
             Some(known) if *known.table == *table => Arc::clone(&known.table),
@@ -298,20 +312,33 @@ impl Rows {
                 let had = |name: &str| known.table.columns.iter().any(|c| c.name == name);
                 let added = table.columns.iter().map(|column| column.name.as_str());
                 let added: Vec<_> = added.filter(|name| !had(name)).collect();
-                if !added.is_empty() && filled_at_once(&mut conn, &table, &added).await? {
+                let filled = !added.is_empty() && filled_at_once(&mut conn, &table, &added).await?;
+                // Another type may come with other values, which the log does not tell either.
+                let cast = known.table.columns.iter().any(|before| {
+                    let mut now = table.columns.iter().filter(|c| c.name == before.name);
+                    now.any(|now| now.kind != before.kind)
+                });
+                let (before, point) = (Arc::clone(&known.table), known.point);
+                if (filled || cast) && self.options.copy && !self.is_replayed() {
                     tracing::warn!(
                         table = %name,
-                        columns = added.join(", "),
-                        "a column was added with a value for the rows that were there, which the log \
-                         does not tell; the table is copied anew"
+                        added = added.join(", "),
+                        "rows that were there have got other values, which the log does not tell; \
+                         the table is copied anew"
                     );
                     self.recopy.insert(relation.id);
+                    // Noted before the shape: whoever goes on from here copies it too.
+                    let version = Version::new(point, 0);
+                    let begun = RowOp::Copied(CopyState::Begun { point });
+                    steps.push(self.beside(&before, version, begun));
                 }
                 self.reshape(relation.id, &table, steps);
                 table
             }
             None => {
-                self.recopy.insert(relation.id);
+                if self.options.copy {
+                    self.recopy.insert(relation.id);
+                }
                 self.reshape(relation.id, &table, steps);
                 table
             }
@@ -343,12 +370,15 @@ impl Rows {
         };
         self.carried.entry(id).or_insert(ended).table = Arc::clone(table);
         // A replay of what was handed on before comes in the shape of before too.
-        let replayed = self
-            .transaction
-            .is_some_and(|transaction| transaction.next_position() <= self.resumed);
-        if !replayed {
+        if !self.is_replayed() {
             steps.push(self.beside(table, version, RowOp::Shape));
         }
+    }
+
+    /// Whether what comes next was handed on before the connection was made.
+    fn is_replayed(&self) -> bool {
+        self.transaction
+            .is_some_and(|transaction| transaction.next_position() <= self.resumed)
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) fn own_name(pipeline: &PipelineId, suffix: &str) -> String {
         })
         .collect();
     let room = LONGEST - "ledger__0123456789abcdef".len() - suffix.len();
-    if plain == pipeline.as_str() && plain.len() <= room {
+    // One that ends like the second publication of another would be taken for it.
+    if plain == pipeline.as_str() && plain.len() <= room && !plain.ends_with("_inserts") {
         return format!("ledger_{plain}{suffix}");
     }
     let digest = xxh3_64(pipeline.as_str().as_bytes());
@@ -192,7 +193,7 @@ pub(super) async fn publish(
         .map(|found| {
             let condition = found.condition.as_ref();
             let rows = condition.map_or_else(String::new, |rows| format!(" WHERE ({rows})"));
-            let listed = format!("{}{rows}", sql_name(&found.table.name));
+            let listed = format!("{}{rows}", found.sql_name());
             (found.table.id.cast_signed(), listed)
         })
         .collect();
@@ -215,7 +216,18 @@ pub(super) async fn publish(
     .fetch_all(&mut *tx)
     .await
     .map_err(failed)?;
-    let same = !filtered && wanted.iter().map(|(id, _)| id).eq(present.iter());
+    // Filters of before: that of version 13 has none.
+    let was_filtered: bool = sqlx::query_scalar(
+        "SELECT coalesce(bool_or(to_jsonb(r) ->> 'prqual' IS NOT NULL \
+         OR to_jsonb(r) ->> 'prattrs' IS NOT NULL), false) FROM pg_publication_rel r \
+         JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
+    )
+    .bind(name)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed)?;
+    let unfiltered = !filtered && !was_filtered;
+    let same = unfiltered && wanted.iter().map(|(id, _)| id).eq(present.iter());
     let statement = match (exists, listed.as_str()) {
         (true, _) if same => return Ok(()),
         // A publication of no tables cannot be set to that.
@@ -298,19 +310,31 @@ pub(super) async fn check_publication(
 ) -> Result<()> {
     const OPERATION: &str = "check publication";
     let failed = |error| failed(OPERATION, format!("publication {name}"), error);
-    let root: Option<bool> =
-        sqlx::query_scalar("SELECT pubviaroot FROM pg_publication WHERE pubname = $1")
-            .bind(name)
-            .fetch_optional(&mut *conn)
-            .await
-            .map_err(failed)?;
-    let Some(root) = root else {
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "SELECT pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate \
+         FROM pg_publication WHERE pubname = $1",
+    )
+    .bind(name)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(failed)?;
+    let Some((root, whole)) = found else {
         return Err(Error::new(
             ErrorKind::NotFound,
             OPERATION,
             format!("there is no publication {name}; create it, or leave the name out"),
         ));
     };
+    if !whole && tables.iter().any(|table| table.is_keyed()) {
+        return Err(Error::invalid(
+            OPERATION,
+            format!(
+                "publication {name} does not tell every kind of change; run ALTER PUBLICATION {} \
+                 SET (publish = 'insert, update, delete, truncate')",
+                quoted(name)
+            ),
+        ));
+    }
     let ids: Vec<i64> = tables.iter().map(|table| table.id.cast_signed()).collect();
     let missing: Vec<String> = sqlx::query_scalar(
         "SELECT t.id::oid::regclass::text FROM unnest($2::int8[]) AS t (id) \

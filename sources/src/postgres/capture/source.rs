@@ -1,6 +1,6 @@
 //! The tables of a database as the source of a bridge.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::catalog::{self, Found};
 use super::feed::{Feed, confirm};
-use super::follow::{Broken, Following, Pending};
+use super::follow::{Following, Pending};
 use super::options::{CaptureOptions, WalBudget};
-use super::position::{Position, parsed};
+use super::position::{Position, parsed, shown};
 use super::rows::{Carried, Rows};
 use super::slot::{self, Publishes};
 use super::transport::Replication;
@@ -36,6 +36,9 @@ const REGISTERED: &str = "ledger_capture";
 
 /// How often it is looked how much of the log the slot holds back.
 const WEIGH: Duration = Duration::from_secs(5);
+
+/// How long dropping a slot may take.
+const DROPPING: Duration = Duration::from_mins(1);
 
 /// The tables of a PostgreSQL database, captured for one pipeline.
 ///
@@ -57,11 +60,10 @@ struct Inner {
     /// About how many rows are still to be copied, while some are.
     copying: Arc<AtomicU64>,
     is_copying: Arc<AtomicBool>,
+    /// The tables whose rows stand in their partitions, as the catalogue said last.
+    partitioned: Mutex<HashSet<u64>>,
     /// When the log was last read to its end.
     caught_up: Mutex<Instant>,
-    weighed: Mutex<Option<Instant>>,
-    /// Why the run has to end.
-    broken: Arc<Mutex<Option<Broken>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -126,13 +128,19 @@ impl PostgresCapture {
             confirmed: Mutex::default(),
             copying: Arc::default(),
             is_copying: Arc::default(),
+            partitioned: Mutex::default(),
             caught_up: Mutex::new(Instant::now()),
-            weighed: Mutex::default(),
-            broken: Arc::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// The table as SQL takes it.
+    pub(super) fn sql_name(&self, table: &Table) -> String {
+        let partitioned = lock(&self.inner.partitioned).contains(&table.id);
+        let only = if partitioned { "" } else { "ONLY " };
+        format!("{only}{}", catalog::sql_name(&table.name))
     }
 
     /// The condition that the carried rows of a table fulfil.
@@ -150,6 +158,8 @@ impl PostgresCapture {
         let mut conn = acquire(&self.inner.pool).await?;
         let types = Types::load(&mut conn).await?;
         let found = catalog::tables(&mut conn, &self.inner.options, &types).await?;
+        let partitioned = found.values().filter(|found| found.partitioned);
+        *lock(&self.inner.partitioned) = partitioned.map(|found| found.table.id).collect();
         Ok(found.into_values().map(|found| found.table).collect())
     }
 
@@ -203,7 +213,9 @@ impl Inner {
             let tables: Vec<_> = tables.map(|found| &*found.table).collect();
             return slot::check_publication(conn, name, &tables).await;
         }
-        let (keyed, others): (Vec<_>, Vec<_>) = tables.partition(|found| found.table.is_keyed());
+        let (keyed, others): (Vec<_>, Vec<_>) = tables.partition(|found| {
+            found.table.is_keyed() || self.options.keyless_changes && found.table.full_identity
+        });
         let kinds = [(Publishes::All, keyed), (Publishes::Inserts, others)];
         for (name, (publishes, tables)) in names.iter().zip(kinds) {
             slot::publish(conn, name, publishes, &tables).await?;
@@ -223,6 +235,20 @@ impl Inner {
         match progress {
             Progress::Follow(cursor) => {
                 let position = Position::from_cursor(cursor)?;
+                let end = end(conn).await?;
+                if position.commit > end {
+                    return Err(Error::new(
+                        ErrorKind::SourceDiverged,
+                        OPERATION,
+                        format!(
+                            "the log ends at {}, and this bridge stands at {}: the server is a \
+                             restored backup, or one that had not got that far when it was \
+                             promoted; copy the tables anew with `ledger bridge run --resync`",
+                            shown(end),
+                            shown(position.commit)
+                        ),
+                    ));
+                }
                 slot::check(name, slot.as_ref(), position.commit)?;
                 Ok((position, false))
             }
@@ -273,7 +299,12 @@ impl Inner {
                 through,
             };
             carried.insert(*id, known);
-            match state.map(|state| &state.copy) {
+            // A column that was left out before is in no row of the copy.
+            let lacks = state.is_some_and(|state| {
+                let had = |name: &str| state.table.columns.iter().any(|c| c.name == name);
+                !found.table.columns.iter().all(|column| had(&column.name))
+            });
+            match state.map(|state| &state.copy).filter(|_| !lacks) {
                 Some(CopyState::Done { .. }) => {}
                 Some(CopyState::Upto { point, after }) if found.table.is_keyed() => {
                     pending.push_back(Pending::resumed(found.clone(), *point, after.clone()));
@@ -284,19 +315,12 @@ impl Inner {
         Ok((carried, pending))
     }
 
-    /// Looks whether the slot holds back more than is allowed.
-    async fn weigh(&self, pipeline: &PipelineId, budget: WalBudget) -> Result<()> {
-        {
-            let mut weighed = lock(&self.weighed);
-            if weighed.is_some_and(|at| at.elapsed() < WEIGH) {
-                return Ok(());
-            }
-            *weighed = Some(Instant::now());
-        }
+    /// Looks whether the slot holds back more than is allowed, and tells so where it does.
+    async fn weigh(&self, pipeline: &PipelineId, budget: WalBudget) -> Result<Option<Error>> {
         let name = self.slot(pipeline);
         let mut conn = acquire(&self.pool).await?;
         let Some(slot) = slot::find(&mut conn, &name).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let held = slot.held.max(0).cast_unsigned();
         let left = slot
@@ -313,12 +337,7 @@ impl Inner {
                 "slot {name} holds back {held} bytes of the write-ahead log, and {bytes} are \
                  allowed; the slot is {done}"
             );
-            let error = Error::new(ErrorKind::CursorExpired, "capture tables", what);
-            *lock(&self.broken) = Some(Broken {
-                error,
-                slot: budget.drop_slot.then_some(name),
-            });
-            return Ok(());
+            return Ok(Some(Error::new(ErrorKind::CursorExpired, OPERATION, what)));
         }
         if held >= half || left <= half {
             tracing::warn!(
@@ -328,7 +347,7 @@ impl Inner {
                 "a slot holds back much of the log"
             );
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -426,7 +445,6 @@ impl Source<RowChange> for PostgresCapture {
         let boundary = position.boundary().unwrap_or(0);
         let feed = Feed::new(replication, boundary);
         *lock(&inner.confirmed) = Some(feed.confirmed());
-        *lock(&inner.broken) = None;
         *lock(&inner.caught_up) = Instant::now();
         let rows = Rows::new(
             inner.pool.clone(),
@@ -440,7 +458,7 @@ impl Source<RowChange> for PostgresCapture {
             pool: inner.pool.clone(),
             width: inner.options.copy_width,
             side_by_side: inner.sink.is_versioned(),
-            feed: Some(feed),
+            feed,
             rows,
             pending,
             copy: None,
@@ -448,7 +466,6 @@ impl Source<RowChange> for PostgresCapture {
             until,
             left: Arc::clone(&inner.copying),
             is_copying: Arc::clone(&inner.is_copying),
-            broken: Arc::clone(&inner.broken),
             alive_at: None,
             over: false,
         };
@@ -463,10 +480,47 @@ impl Source<RowChange> for PostgresCapture {
         {
             confirm(&confirmed, boundary);
         }
-        if let Some(budget) = inner.options.wal_budget {
-            inner.weigh(pipeline, budget).await?;
-        }
         inner.registry.confirm(pipeline, cursor).await
+    }
+
+    async fn watch(&self, pipeline: &PipelineId) -> Error {
+        let Some(budget) = self.inner.options.wal_budget else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(WEIGH).await;
+            match self.inner.weigh(pipeline, budget).await {
+                Ok(Some(exceeded)) => return exceeded,
+                Ok(None) => {}
+                // The run meets the same fault, and tells it.
+                Err(error) => tracing::debug!(error = error.chain(), "could not weigh the slot"),
+            }
+        }
+    }
+
+    async fn abandon(&self, pipeline: &PipelineId) -> Result<()> {
+        let inner = &self.inner;
+        if !inner
+            .options
+            .wal_budget
+            .is_some_and(|budget| budget.drop_slot)
+        {
+            return Ok(());
+        }
+        let (name, begun) = (inner.slot(pipeline), Instant::now());
+        loop {
+            let dropped = async {
+                let mut conn = acquire(&inner.pool).await?;
+                slot::drop_slot(&mut conn, &name).await
+            };
+            match dropped.await {
+                // The server sees a while later that its reader has gone.
+                Err(error) if error.is_retryable() && begun.elapsed() < DROPPING => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                dropped => return dropped,
+            }
+        }
     }
 
     fn version_at(&self, cursor: &Cursor) -> Result<u64> {
@@ -489,6 +543,20 @@ pub(super) async fn end(conn: &mut PgConnection) -> Result<u64> {
         .await
         .map_err(|error| failed("find the log's head", "", error))?;
     parsed(&lsn)
+}
+
+/// Up to where the log is written, once that is durable: what was read before is a part of it, also
+/// where transactions are committed asynchronously.
+pub(super) async fn written(conn: &mut PgConnection) -> Result<u64> {
+    let lsn: String = sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text")
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(|error| failed("find the log's head", "", error))?;
+    let written = parsed(&lsn)?;
+    while end(conn).await? < written {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(written)
 }
 
 impl fmt::Display for PostgresCapture {

@@ -198,8 +198,10 @@ fn conninfo(config: &PostgresConfig) -> Result<String> {
         return Err(refused("a socket's folder is no host for it".to_owned()));
     }
     target.query_pairs_mut().extend_pairs(parameters);
-    // A plus sign would be taken for itself.
-    Ok(target.as_str().replace('+', "%20"))
+    // There a plus sign stands for a space, and would be taken for itself.
+    let query = target.query().unwrap_or_default().replace('+', "%20");
+    target.set_query(Some(&query));
+    Ok(target.into())
 }
 
 #[cfg(test)]
@@ -217,6 +219,13 @@ mod tests {
         assert!(text.starts_with("postgres://u:p%2Fw@h:5433/db?"), "{text}");
         assert!(text.contains("sslmode=require") && text.contains("replication=database"));
         assert!(!text.contains("application_name"), "{text}");
+    }
+
+    #[test]
+    fn a_password_is_the_same_for_both_connections() {
+        let text = converted("postgres://u:p+w%20x@h/db?sslrootcert=/a%20b").unwrap();
+        assert!(text.starts_with("postgres://u:p+w%20x@h/db?"), "{text}");
+        assert!(text.contains("sslrootcert=%2Fa%20b"), "{text}");
     }
 
     #[test]
