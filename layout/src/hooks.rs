@@ -29,7 +29,7 @@ const TABLES: &[&str] = &[
         PRIMARY KEY (hook, stream_key, cursor))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_plans (
         hook TEXT NOT NULL, through BYTES NOT NULL, stream_key INT NOT NULL, first INT NOT NULL,
-        last INT NOT NULL, PRIMARY KEY (hook, through))",
+        last INT NOT NULL, first_at BYTES NOT NULL, PRIMARY KEY (hook, through))",
     "CREATE TABLE IF NOT EXISTS ledger_hook_settled (
         hook TEXT NOT NULL, stream_key INT NOT NULL, id INT NOT NULL, through BYTES NOT NULL,
         PRIMARY KEY (hook, stream_key))",
@@ -201,7 +201,8 @@ macro_rules! statements {
 
         async fn plans(conn: &mut $connection, hook: &PipelineId) -> Result<Vec<Plan>> {
             let rows = sqlx::query(
-                "SELECT stream_key, first, last, through FROM ledger_hook_plans WHERE hook = $1",
+                "SELECT stream_key, first, last, through, first_at
+                 FROM ledger_hook_plans WHERE hook = $1",
             )
             .bind(hook.as_str())
             .fetch_all(conn)
@@ -214,6 +215,7 @@ macro_rules! statements {
                         first: EntryId(uint(row, 1)?),
                         last: EntryId(uint(row, 2)?),
                         through: cursor(row, 3)?,
+                        begin: cursor(row, 4)?,
                     })
                 })
                 .collect()
@@ -274,14 +276,15 @@ macro_rules! statements {
             }
             for plan in &writes.plans {
                 sqlx::query(
-                    "INSERT INTO ledger_hook_plans (hook, stream_key, first, last, through)
-                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                    "INSERT INTO ledger_hook_plans (hook, stream_key, first, last, through, first_at)
+                     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
                 )
                 .bind(name)
                 .bind(int(plan.stream.0))
                 .bind(int(plan.first.0))
                 .bind(int(plan.last.0))
                 .bind(plan.through.as_bytes())
+                .bind(plan.begin.as_bytes())
                 .execute(&mut *conn)
                 .await
                 .map_err(fail)?;

@@ -86,6 +86,7 @@ async fn works(state: Arc<dyn State>) {
         stream: StreamKey(3),
         first: EntryId(6),
         last: EntryId(7),
+        begin: at(6),
         through: at(7),
     };
     let writes = Writes {

@@ -109,6 +109,9 @@ impl<'a> Carrier<'a> {
         let copying = matches!(progress, Progress::Snapshot { .. });
         let options = &hook.options;
         let now = Instant::now();
+        let partial = copying || !claim.settled.is_empty();
+        let mut met = Met::new(claim.settled);
+        met.cut(&claim.plans, claim.cursor.as_ref());
         let mut carrier = Self {
             hook,
             source,
@@ -126,10 +129,10 @@ impl<'a> Carrier<'a> {
             breaker: Breaker::new(),
             pace: Pace::new(options.concurrency, options.rate),
             plans: Plans::new(claim.plans),
-            partial: copying || !claim.settled.is_empty(),
-            copied_until: (!copying && !claim.settled.is_empty()).then(|| head.clone()),
+            partial,
+            copied_until: (!copying && !met.is_empty()).then(|| head.clone()),
             settled: None,
-            met: Met::new(claim.settled),
+            met,
             copying,
             complete: matches!(progress, Progress::Follow(at) if *at >= head),
             sent_until: head,

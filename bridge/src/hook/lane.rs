@@ -238,6 +238,7 @@ pub(super) fn plan(changes: &[Change]) -> Option<Plan> {
         stream: first.key(),
         first: entry(first)?,
         last: entry(last)?,
+        begin: first.cursor.clone(),
         through: last.cursor.clone(),
     })
 }
@@ -288,6 +289,18 @@ impl Met {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// A delivery whose beginning the cursor has passed is settled to its end: its items are settled
+    /// together. Met from its middle on, the rest would be sent otherwise than before.
+    pub(super) fn cut(&mut self, plans: &[Plan], cursor: Option<&Cursor>) {
+        for plan in plans {
+            if cursor.is_some_and(|cursor| plan.begin <= *cursor) {
+                let (known, through) = self.0.entry(plan.stream).or_default();
+                *known = (*known).max(plan.last);
+                *through = through.take().max(Some(plan.through.clone()));
+            }
+        }
     }
 
     /// The copy has met this one.

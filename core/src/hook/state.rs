@@ -118,7 +118,9 @@ pub struct Plan {
     pub first: EntryId,
     /// The last one.
     pub last: EntryId,
-    /// The position of that. A copy that is begun anew meets the entries at other positions.
+    /// The position of the first.
+    pub begin: Cursor,
+    /// The position of the last. A copy that is begun anew meets the entries at other positions.
     pub through: Cursor,
 }
 
