@@ -352,7 +352,7 @@ impl<'a> Carrier<'a> {
         if self.partial || queued {
             let settled = lane::settled(change);
             self.settled = self.settled.take().max(Some(settled.through.clone()));
-            self.journal.writes().settled.push(settled);
+            self.journal.notes(settled);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use ledger_core::hook::{Attempt, State, Writes};
+use ledger_core::hook::{Attempt, Settled, State, Writes};
 use ledger_core::{Cursor, Error, ErrorKind, PipelineId, Result};
 use tokio::time::Instant;
 
@@ -61,6 +61,17 @@ impl Journal {
     /// What the next commit will hold.
     pub(super) fn writes(&mut self) -> &mut Writes {
         &mut self.writes
+    }
+
+    /// A stream is settled this far. Of what comes for one stream in a row the last is enough.
+    pub(super) fn notes(&mut self, mut settled: Settled) {
+        match self.writes.settled.last_mut() {
+            Some(last) if last.stream == settled.stream => {
+                settled.id = settled.id.max(last.id);
+                *last = settled;
+            }
+            _ => self.writes.settled.push(settled),
+        }
     }
 
     /// The number of the next commit.
