@@ -172,10 +172,11 @@ async fn tables_that_inherit_are_carried_by_themselves(engine: Engine) {
     )
     .await;
     ends.once().await.unwrap();
-    // PostgreSQL would refuse it, if the child were published with its parent.
-    ends.sql("UPDATE parent SET v = v + 1; UPDATE wide SET v = 2 WHERE id = 1;")
+    ends.sql("UPDATE ONLY parent SET v = v + 1; UPDATE wide SET v = 2 WHERE id = 1;")
         .await;
     ends.assert_equal().await;
+    // PostgreSQL would refuse it, if the child were published with its parent.
+    ends.sql("UPDATE child SET v = v + 1").await;
     assert_eq!(ends.number("SELECT count() FROM parent_current").await, 1);
     ends.close().await;
 }

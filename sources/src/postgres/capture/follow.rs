@@ -1,6 +1,6 @@
 //! Following the log, and copying tables beside it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub(super) struct Pending {
     /// From where a copy goes on that was interrupted.
     resumed: Option<(u64, Bytes)>,
     left_out: bool,
+    /// Up to where the log is followed before, so that it has told of every shape that the table had
+    /// before the one that is copied.
+    not_before: u64,
 }
 
 impl Pending {
@@ -49,6 +52,7 @@ impl Pending {
             found,
             resumed: None,
             left_out: false,
+            not_before: 0,
         }
     }
 
@@ -187,6 +191,10 @@ impl Following {
     /// change that the log tells meanwhile is newer than they are.
     async fn copy(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
         let Some(copy) = &mut self.copy else {
+            if !self.is_due().await? {
+                self.follow(true, steps).await?;
+                return Ok(true);
+            }
             if let Some(pending) = self.pending.pop_front() {
                 Box::pin(self.begin(pending, steps)).await?;
             }
@@ -221,6 +229,39 @@ impl Following {
             }
         }
         Ok(self.copy.as_ref().is_some_and(Copy::is_reading))
+    }
+
+    /// Whether the next table may be copied: the log has been followed to where the catalogue had the
+    /// shape that it has now.
+    async fn is_due(&mut self) -> Result<bool> {
+        let position = self.rows.position.commit;
+        let Some(pending) = self.pending.front_mut() else {
+            return Ok(true);
+        };
+        if pending.not_before == 0 {
+            return Ok(true);
+        }
+        if pending.not_before > position {
+            return Ok(false);
+        }
+        let Ok(id) = u32::try_from(pending.found.table.id) else {
+            return Ok(true);
+        };
+        let mut conn = acquire(&self.pool).await?;
+        let found = self.rows.found(&mut conn, &HashSet::from([id])).await?;
+        match found.into_iter().next() {
+            Some(found) if found.table.columns != pending.found.table.columns => {
+                pending.found = found;
+                pending.not_before = written(&mut conn).await?;
+                Ok(false)
+            }
+            Some(_) => Ok(true),
+            // It has been dropped, or is not selected any more.
+            None => {
+                self.pending.pop_front();
+                Ok(false)
+            }
+        }
     }
 
     fn note(
@@ -267,6 +308,7 @@ impl Following {
             found,
             resumed,
             left_out,
+            ..
         } = pending;
         let table = Arc::clone(&found.table);
         if let Some((point, after)) = resumed {
@@ -340,6 +382,7 @@ impl Following {
         let wanted = std::mem::take(&mut self.rows.recopy);
         let mut conn = acquire(&self.pool).await?;
         let found = self.rows.found(&mut conn, &wanted).await?;
+        let not_before = written(&mut conn).await?;
         for found in found {
             self.pending
                 .retain(|pending| pending.found.table.id != found.table.id);
@@ -351,7 +394,10 @@ impl Following {
                 self.copy = None;
             }
             self.is_copying.store(true, Ordering::Relaxed);
-            self.pending.push_back(Pending::new(found));
+            self.pending.push_back(Pending {
+                not_before,
+                ..Pending::new(found)
+            });
         }
         Ok(())
     }

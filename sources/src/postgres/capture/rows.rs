@@ -292,18 +292,8 @@ impl Rows {
             .acquire()
             .await
             .map_err(|error| failed(OPERATION, name.to_string(), error))?;
-        if let Some(known) = known
-            && known.table.name != name
-            && (filter.is_some() || self.options.filters.contains_key(&known.table.name))
-        {
-            let before = &known.table.name;
-            return Err(Error::invalid(
-                OPERATION,
-                format!(
-                    "table {before} is called {name} now, and what is set for the one does not hold \
-                     for the other: name it in the bridge's columns, rows and rename"
-                ),
-            ));
+        if let Some(known) = known {
+            check_name(&self.options, &known.table.name, &name)?;
         }
         let table = described(&mut conn, relation, filter, &mut self.types).await?;
         let table = match known {
@@ -380,6 +370,26 @@ impl Rows {
         self.transaction
             .is_some_and(|transaction| transaction.next_position() <= self.resumed)
     }
+}
+
+/// Refuses another name of a table for which something is set: it would not hold any more, and show
+/// what was to stay at the source.
+pub(super) fn check_name(
+    options: &CaptureOptions,
+    before: &TableName,
+    now: &TableName,
+) -> Result<()> {
+    let set = [before, now].map(|name| options.filters.contains_key(name));
+    if before == now || set == [false, false] {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        OPERATION,
+        format!(
+            "table {before} is called {now} now, and what is set for the one does not hold for the \
+             other: name it in the bridge's columns, rows and rename, and copy it anew"
+        ),
+    ))
 }
 
 impl Transaction {

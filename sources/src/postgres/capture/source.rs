@@ -23,7 +23,7 @@ use super::feed::{Feed, confirm};
 use super::follow::{Following, Pending};
 use super::options::{CaptureOptions, WalBudget};
 use super::position::{Position, parsed, shown};
-use super::rows::{Carried, Rows};
+use super::rows::{Carried, Rows, check_name};
 use super::slot::{self, Publishes};
 use super::transport::Replication;
 use super::types::Types;
@@ -285,6 +285,9 @@ impl Inner {
         let (mut carried, mut pending) = (BTreeMap::new(), VecDeque::new());
         for (id, found) in found {
             let state = noted.get(&u64::from(*id));
+            if let Some(state) = state {
+                check_name(&self.options, &state.table.name, &found.table.name)?;
+            }
             let (table, point, through) = match state {
                 Some(TableState {
                     table,
