@@ -56,6 +56,13 @@ impl Pending {
         }
     }
 
+    pub(super) fn not_before(found: Found, not_before: u64) -> Self {
+        Self {
+            not_before,
+            ..Self::new(found)
+        }
+    }
+
     pub(super) fn resumed(found: Found, point: u64, after: Bytes) -> Self {
         Self {
             resumed: Some((point, after)),
@@ -394,10 +401,8 @@ impl Following {
                 self.copy = None;
             }
             self.is_copying.store(true, Ordering::Relaxed);
-            self.pending.push_back(Pending {
-                not_before,
-                ..Pending::new(found)
-            });
+            self.pending
+                .push_back(Pending::not_before(found, not_before));
         }
         Ok(())
     }

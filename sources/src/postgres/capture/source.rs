@@ -272,6 +272,7 @@ impl Inner {
         pipeline: &PipelineId,
         found: &BTreeMap<u32, Found>,
         fresh: bool,
+        end: u64,
     ) -> Result<(BTreeMap<u32, Carried>, VecDeque<Pending>)> {
         let noted = if fresh {
             Vec::new()
@@ -312,6 +313,8 @@ impl Inner {
                 Some(CopyState::Upto { point, after }) if found.table.is_keyed() => {
                     pending.push_back(Pending::resumed(found.clone(), *point, after.clone()));
                 }
+                // The log has still to tell of what lies between the two shapes.
+                _ if lacks => pending.push_back(Pending::not_before(found.clone(), end)),
                 _ => pending.push_back(Pending::new(found.clone())),
             }
         }
@@ -427,8 +430,9 @@ impl Source<RowChange> for PostgresCapture {
         inner.publish(&mut conn, &publications, &found).await?;
         let name = inner.slot(pipeline);
         let (position, fresh) = inner.place(&mut conn, &name, &progress).await?;
+        let end = written(&mut conn).await?;
         drop(conn);
-        let (carried, mut pending) = inner.sorted(pipeline, &found, fresh).await?;
+        let (carried, mut pending) = inner.sorted(pipeline, &found, fresh, end).await?;
         if !inner.options.copy {
             pending.iter_mut().for_each(Pending::leave_out);
         }
