@@ -112,10 +112,28 @@ impl Settings {
 
 /// What the arguments say of tables; none where a store is carried.
 pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, TableRoutes)>> {
-    let Some(tables) = &run.ends.tables else {
-        return Ok(None);
-    };
     let capture = &run.capture;
+    let Some(tables) = &run.ends.tables else {
+        // The parser does not ask for what the store excludes.
+        let given = [
+            ("--slot", capture.slot.is_some()),
+            ("--publication", capture.publication.is_some()),
+            ("--no-copy", capture.no_copy),
+            ("--copy-width", capture.copy_width.is_some()),
+            ("--wal-budget", capture.wal_budget.is_some()),
+            ("--column", !capture.column.is_empty()),
+            ("--rename", !capture.rename.is_empty()),
+            ("--rows", !capture.rows.is_empty()),
+            ("--keyless-changes", capture.keyless_changes),
+            ("--resync-table", !capture.resync_table.is_empty()),
+            ("--soft-delete", capture.soft_delete),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given);
+        return match given.next() {
+            Some((argument, _)) => Err(Failure::usage(format!("{argument} goes with --tables"))),
+            None => Ok(None),
+        };
+    };
     let mut settings = Settings {
         hash_key: std::env::var(HASH_KEY).ok(),
         soft_delete: capture.soft_delete,
