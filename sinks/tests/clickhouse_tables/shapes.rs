@@ -232,7 +232,10 @@ pub(crate) async fn what_cannot_be_followed_stops_with_what_to_do(database: Data
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
         assert!(!error.is_retryable());
-        for word in words.into_iter().chain(["public.t", "--resync-table public.t"]) {
+        for word in words
+            .into_iter()
+            .chain(["public.t", "--resync-table public.t"])
+        {
             assert!(text.contains(word), "{word}: {text}");
         }
     }
