@@ -118,6 +118,9 @@ pub enum Ability {
     FullText,
     /// [`Store::log`]. Lacking: it is none.
     Log,
+    /// [`Lag::entries`](crate::Lag::entries) counts every change. Lacking: it counts the appended
+    /// entries that are still there, and is not 0 for long where anything else is behind.
+    CountedLag,
     /// An [`ExpectedVersion`](crate::ExpectedVersion) other than `Any`. Lacking: it answers
     /// `Unsupported`.
     ExpectedVersion,

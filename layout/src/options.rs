@@ -12,6 +12,11 @@ pub struct StoreOptions {
     /// Keep the mutation log, from which bridges and other consumers follow the store. Fixed when
     /// the store is created. On by default.
     pub log: bool,
+    /// Take the log from the database's own write-ahead log, where the backend has one that tells
+    /// (PostgreSQL), instead of writing each mutation a second time into a table. What differs is
+    /// said where the store of the backend is. Fixed when the store is created; refused by backends
+    /// that cannot. Off by default.
+    pub write_ahead_log: bool,
     /// Refuse changes of labels; trimming stays possible.
     pub append_only: bool,
     /// Offer full-text search, where the backend has it, over an index that
@@ -25,6 +30,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             log: true,
+            write_ahead_log: false,
             append_only: false,
             full_text: false,
             retention: Retention::default(),

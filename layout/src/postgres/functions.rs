@@ -6,13 +6,60 @@
 //! None of them raises an error for what a caller may get wrong, since that would end the caller's
 //! transaction: they answer a status.
 
+/// Where the functions tell what they do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Told<'a> {
+    /// In the log's table, as the caller says.
+    AsAsked,
+    /// In the log's table, whatever the caller says: one that opened the store when it was otherwise
+    /// would else write what no reader ever sees.
+    Always,
+    /// In the write-ahead log, by messages of this prefix, see [`super::wal`].
+    ByMessage(&'a str),
+}
+
 /// The SQL texts, to be run through [`Tables::sql`](super::Tables::sql).
-pub(super) fn definitions() -> Vec<String> {
+pub(super) fn definitions(told: Told<'_>) -> Vec<String> {
+    let tell = |what: &str| match told {
+        Told::ByMessage(prefix) => {
+            format!("PERFORM pg_logical_emit_message(true, '{prefix}', {what});")
+        }
+        Told::AsAsked | Told::Always => String::new(),
+    };
+    let check = |asked: &str| match told {
+        Told::Always => format!("IF NOT ({asked}) THEN RAISE EXCEPTION '{STALE}'; END IF;"),
+        Told::AsAsked | Told::ByMessage(_) => String::new(),
+    };
+    let places = [
+        ("/*durable*/", DURABLE.to_owned()),
+        ("/*check append*/", check("cardinality(p_ends) > 0")),
+        ("/*check*/", check("p_log")),
+        ("/*tell append*/", tell(APPENDING)),
+        ("/*tell trim*/", tell(TRIMMED)),
+        ("/*tell rename*/", tell(RENAMED)),
+        ("/*tell label*/", tell(LABELLED)),
+    ];
     [APPEND, APPEND_ALL, TRIM, RENAME, LABEL]
         .iter()
-        .map(|body| body.replace("/*durable*/", DURABLE))
+        .map(|body| {
+            let places = places.iter();
+            places.fold((*body).to_owned(), |body, (place, what)| {
+                body.replace(place, what)
+            })
+        })
         .collect()
 }
+
+const STALE: &str = "the log of this store was switched; open the store anew";
+
+/// What the messages say: the kind, the stream's key, the version of its name, a number, its name.
+/// The number is, before the rows of an append, how many entries the stream ever had; of a trim, the
+/// highest id that it removed.
+const APPENDING: &str =
+    "'a ' || v_key || ' ' || v_name_version || ' ' || v_version || ' ' || p_stream";
+const TRIMMED: &str = "'t ' || v_key || ' ' || v_name_version || ' ' || v_max || ' ' || p_stream";
+const RENAMED: &str = "'r ' || v_key || ' ' || (v_name_version + 1) || ' 0 ' || p_to";
+const LABELLED: &str = "'l ' || p_key || ' ' || p_name_version || ' 0 ' || p_name";
 
 /// With `synchronous_commit` off a reader may be ahead of the log after a crash.
 const DURABLE: &str = "IF current_setting('synchronous_commit') IN ('off', 'local') THEN
@@ -34,6 +81,7 @@ DECLARE
     v_from int := 1; v_ids bigint[]; v_counted boolean := false;
 BEGIN
     /*durable*/
+    /*check append*/
     -- Without dedup keys every entry will be kept: the stream is locked and counted in one.
     IF NOT v_keyed THEN
         UPDATE {streams} s SET version = s.version + v_n, live = s.live + v_n
@@ -65,6 +113,7 @@ BEGIN
         END IF;
         status := 1; version := v_version; ids := NULL; RETURN;
     END IF;
+    /*tell append*/
     v_at := clock_timestamp();
     v_ids := ARRAY(SELECT nextval('{ids}') FROM generate_series(1, v_n));
     IF v_keyed THEN
@@ -170,6 +219,7 @@ LANGUAGE plpgsql AS $$
 DECLARE v_key bigint; v_name_version bigint; v_max bigint;
 BEGIN
     /*durable*/
+    /*check*/
     removed := 0;
     SELECT s.key, s.name_version INTO v_key, v_name_version
     FROM {streams} s WHERE s.name = p_stream FOR NO KEY UPDATE;
@@ -179,6 +229,7 @@ BEGIN
     SELECT count(*), max(g.id) INTO removed, v_max FROM gone g;
     IF removed = 0 THEN RETURN; END IF;
     UPDATE {streams} s SET live = s.live - removed, trimmed_through = v_max WHERE s.key = v_key;
+    /*tell trim*/
     IF p_log THEN
         INSERT INTO {log} (at, stream_key, stream_name, name_version, kind, ids, version, body)
         VALUES (clock_timestamp(), v_key, p_stream, v_name_version, 4, ARRAY[v_max], 0, '');
@@ -192,6 +243,7 @@ LANGUAGE plpgsql AS $$
 DECLARE v_key bigint; v_name_version bigint;
 BEGIN
     /*durable*/
+    /*check*/
     SELECT s.key, s.name_version INTO v_key, v_name_version
     FROM {streams} s WHERE s.name = p_from FOR UPDATE;
     IF NOT FOUND THEN status := 1; RETURN; END IF;
@@ -202,6 +254,7 @@ BEGIN
     EXCEPTION WHEN unique_violation THEN
         status := 2; RETURN;
     END;
+    /*tell rename*/
     IF p_log THEN
         INSERT INTO {log} (at, stream_key, stream_name, name_version, kind, ids, version, body)
         VALUES (clock_timestamp(), v_key, p_to, v_name_version + 1, 5, '{}', 0, '');
@@ -216,6 +269,8 @@ LANGUAGE plpgsql AS $$
 DECLARE v_at timestamptz := clock_timestamp();
 BEGIN
     /*durable*/
+    /*check*/
+    /*tell label*/
     IF p_kind = 2 THEN
         UPDATE {entries} e SET tags = p_tags, tags_version = p_version, updated_at = v_at
         WHERE e.id = p_id;

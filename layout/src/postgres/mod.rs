@@ -10,6 +10,7 @@ mod hooks;
 mod promote;
 mod rows;
 mod schema;
+pub mod wal;
 
 pub use config::PostgresConfig;
 pub use contents::{PostgresContents, fetch_entries, select_entries, streams_after};

@@ -4,11 +4,14 @@ use ledger_core::{Error, ErrorKind, Result, SourceId, StoreName};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{failed, functions};
+use super::functions::{self, Told};
+use super::{failed, wal};
 use crate::StoreOptions;
 
-/// The version of the layout that this program reads and writes.
-const SCHEMA_VERSION: i32 = 1;
+/// The version of the layout that this program reads and writes. The second is that of stores whose
+/// log is the write-ahead log: a program of before would take them for ones without a log.
+const SCHEMA_VERSION: i32 = 2;
+const WITHOUT_WAL: i32 = 1;
 /// The advisory lock under which migrations run: the bytes of `ledger`.
 const MIGRATION_LOCK: i64 = 0x6c65_6467_6572;
 
@@ -121,8 +124,10 @@ pub struct StoreRow {
     pub uuid: Uuid,
     /// Who writes it.
     pub role: Role,
-    /// Whether it keeps a mutation log.
+    /// Whether it keeps a mutation log in a table.
     pub log: bool,
+    /// Whether its log is the database's write-ahead log.
+    pub wal: bool,
     /// Of a replica: the source it is bound to.
     pub source: Option<SourceId>,
 }
@@ -223,6 +228,7 @@ pub async fn find_store(conn: &mut PgConnection, tables: &Tables) -> Result<Opti
             Role::Source
         },
         log: row.get("log"),
+        wal: version > WITHOUT_WAL,
         source: source.map(|source| source.parse()).transpose()?,
     }))
 }
@@ -252,7 +258,13 @@ pub async fn open_store(
         Role::Source => SOURCE_INDEXES,
         Role::Replica => REPLICA_INDEXES,
     };
-    let functions = functions::definitions();
+    let uuid = Uuid::new_v4();
+    let wal = options.log && options.write_ahead_log && role == Role::Source;
+    let prefix = wal.then(|| wal::prefix(&uuid));
+    let functions = functions::definitions(match &prefix {
+        Some(prefix) => Told::ByMessage(prefix),
+        None => Told::AsAsked,
+    });
     let statements = STORE_TABLES.iter().chain(unique).copied();
     for statement in statements.chain(functions.iter().map(String::as_str)) {
         sqlx::query(AssertSqlSafe(tables.sql(statement)))
@@ -265,13 +277,16 @@ pub async fn open_store(
          VALUES ($1, $2, $3, $4, $5)",
     )))
     .bind(store.as_str())
-    .bind(Uuid::new_v4())
-    .bind(SCHEMA_VERSION)
+    .bind(uuid)
+    .bind(if wal { SCHEMA_VERSION } else { WITHOUT_WAL })
     .bind(role.as_str())
-    .bind(options.log)
+    .bind(options.log && !wal)
     .execute(&mut *tx)
     .await
     .map_err(failed)?;
+    if wal {
+        wal::register(&mut tx, tables, &uuid).await?;
+    }
     let row = find_store(&mut tx, tables).await?;
     tx.commit().await.map_err(failed)?;
     row.ok_or_else(|| {

@@ -38,6 +38,9 @@ const PAGE_TIME: Duration = Duration::from_mins(1);
 /// How long to wait before asking again who holds a gap open; it doubles up to the second.
 const GAP_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
+/// The table whose writers may fill a gap.
+const LOG: &str = "log";
+
 /// Sequences of the log must not be cached per session: numbers would appear far out of order.
 pub(super) async fn check_sequence(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
     let cache: i64 =
@@ -103,13 +106,7 @@ impl ChangeLog for PostgresStore {
         let Some(last) = last else {
             return Ok(self.start());
         };
-        let mut holders = Holders::ask(inner, &mut conn).await?;
-        let mut wait = GAP_WAIT.0;
-        while !holders.0.is_empty() {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(GAP_WAIT.1);
-            holders = holders.still_there(inner, &mut conn).await?;
-        }
+        Holders::wait(inner, &mut conn, LOG).await?;
         let row = row_at(inner, &mut conn, last).await?.row.ok_or_else(|| {
             Error::new(
                 ErrorKind::CursorExpired,
@@ -150,7 +147,7 @@ impl ChangeLog for PostgresStore {
         };
         let now: Micros = row.get(5);
         let holders = if counted + rest > 0 {
-            Holders::ask(inner, &mut conn).await?
+            Holders::ask(inner, &mut conn, LOG).await?
         } else {
             Holders::default()
         };
@@ -159,11 +156,7 @@ impl ChangeLog for PostgresStore {
             age: oldest
                 .map(|oldest| now.0.since(oldest.0))
                 .unwrap_or_default(),
-            held_by: holders
-                .0
-                .into_iter()
-                .map(|holder| holder.description)
-                .collect(),
+            held_by: holders.describe(),
         })
     }
 
@@ -213,10 +206,11 @@ struct Holder {
 
 /// Those who held the log's write lock at one moment.
 #[derive(Debug, Default)]
-struct Holders(HashSet<Holder>);
+pub(super) struct Holders(HashSet<Holder>);
 
 impl Holders {
-    async fn ask(inner: &Inner, conn: &mut PgConnection) -> Result<Self> {
+    /// Who writes the store's table of this name.
+    pub(super) async fn ask(inner: &Inner, conn: &mut PgConnection, table: &str) -> Result<Self> {
         // The lock itself names the transaction even where there is no process (prepared ones).
         const SQL: &str = "SELECT l.virtualtransaction, coalesce('process ' || l.pid || ' (' \
              || coalesce(nullif(a.application_name, ''), 'unnamed') || ', in a transaction for ' \
@@ -227,7 +221,7 @@ impl Holders {
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND l.relation = $1::regclass";
         let rows = sqlx::query(SQL)
-            .bind(inner.tables.of_store("log"))
+            .bind(inner.tables.of_store(table))
             .fetch_all(conn)
             .await
             .map_err(|error| inner.failed("read who writes the log", error))?;
@@ -242,8 +236,33 @@ impl Holders {
         ))
     }
 
-    async fn still_there(self, inner: &Inner, conn: &mut PgConnection) -> Result<Self> {
-        let mut now = Self::ask(inner, conn).await?.0;
+    /// Waits until those that write the table at this moment have ended.
+    pub(super) async fn wait(inner: &Inner, conn: &mut PgConnection, table: &str) -> Result<()> {
+        let mut holders = Self::ask(inner, conn, table).await?;
+        let mut wait = GAP_WAIT.0;
+        while !holders.0.is_empty() {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(GAP_WAIT.1);
+            holders = holders.still_there(inner, conn, table).await?;
+        }
+        Ok(())
+    }
+
+    /// Who they are, in words.
+    pub(super) fn describe(self) -> Vec<String> {
+        self.0
+            .into_iter()
+            .map(|holder| holder.description)
+            .collect()
+    }
+
+    async fn still_there(
+        self,
+        inner: &Inner,
+        conn: &mut PgConnection,
+        table: &str,
+    ) -> Result<Self> {
+        let mut now = Self::ask(inner, conn, table).await?.0;
         let before: HashSet<String> = self
             .0
             .into_iter()
@@ -350,7 +369,7 @@ async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Result<()> {
         wake.borrow_and_update();
         let mut conn = inner.connection(OPERATION).await?;
         if let Some((target, holders)) = gap.take() {
-            let holders = holders.still_there(inner, &mut conn).await?;
+            let holders = holders.still_there(inner, &mut conn, LOG).await?;
             if holders.0.is_empty() {
                 settled = target;
             } else {
@@ -379,7 +398,7 @@ async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Result<()> {
         }
         let progress = !changes.is_empty();
         if stopped && gap.is_none() {
-            let holders = Holders::ask(inner, &mut conn).await?;
+            let holders = Holders::ask(inner, &mut conn, LOG).await?;
             gap = furthest.map(|target| (target, holders));
             gap_wait = GAP_WAIT.0;
         }

@@ -11,11 +11,13 @@ mod promote;
 mod prune;
 mod read;
 mod registry;
+mod replication;
 mod search;
 mod snapshot;
 mod store;
 mod transaction;
 mod wake;
+mod wal;
 
 pub use ledger_layout::postgres::{PostgresConfig, PostgresDatabase};
 pub use store::PostgresStore;

@@ -55,10 +55,14 @@ impl Pruner {
 }
 
 impl PostgresStore {
-    /// Removes what the retention no longer keeps from the log, and tells how many rows went.
-    /// Happens by itself about once a minute while the store is written.
+    /// Removes what the retention no longer keeps from the log, and tells how many rows went; where the
+    /// log is the write-ahead log, how many bytes of it are kept no longer. Happens by itself about
+    /// once a minute while the store is written, or open.
     pub async fn prune(&self) -> Result<u64> {
         self.inner.check_writable("prune")?;
+        if self.inner.row.wal {
+            return super::wal::prune(&self.inner).await;
+        }
         prune(&self.inner).await
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct Registry {
     pub(super) pool: PgPool,
     pub(super) tables: Tables,
     /// The place of a cursor as a number that sorts the same.
-    pub(super) position: fn(&Cursor) -> Result<i64>,
+    pub(super) position: Arc<dyn Fn(&Cursor) -> Result<i64> + Send + Sync>,
     pub(super) closed: Arc<AtomicBool>,
 }
 

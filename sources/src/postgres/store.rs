@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use ledger_core::{
-    Appended, ChangeLog, EntryId, Error, ErrorKind, ExpectedVersion, Labels, NewEntry, Page,
-    ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
+    Appended, ChangeLog, Cursor, EntryId, Error, ErrorKind, ExpectedVersion, Labels, NewEntry,
+    Page, ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
 };
 use ledger_layout::StoreOptions;
 use ledger_layout::log::Position;
@@ -24,12 +24,15 @@ use super::group::{self, Group};
 use super::prune::Pruner;
 use super::registry::Registry;
 use super::wake::Wake;
+use super::wal::{self, Follower};
 use super::{PostgresTransaction, TAG};
 
 /// A ledger store in PostgreSQL 13 or newer. Cloning shares it.
 #[derive(Clone)]
 pub struct PostgresStore {
     pub(super) inner: Arc<Inner>,
+    /// The log, where that is the write-ahead log.
+    log: Option<Arc<wal::WalLog>>,
 }
 
 pub(super) struct Inner {
@@ -45,6 +48,8 @@ pub(super) struct Inner {
     pub(super) search: super::search::Collation,
     pub(super) group: Group,
     pub(super) registry: Registry,
+    /// What follows the log, where that is the write-ahead log.
+    pub(super) follower: Follower,
     closed: Arc<AtomicBool>,
     /// The pool is that of a database with several stores, and not closed with this one.
     shared: bool,
@@ -114,12 +119,15 @@ impl PostgresStore {
         shared: bool,
     ) -> Result<Self> {
         let pool = database.pool().clone();
+        if options.write_ahead_log && database.config().url().is_none() {
+            return Err(wal::needs_url(&database.config().target()));
+        }
         let (tables, row, search) = Self::find(&pool, &store, &options, create).await?;
         let closed = Arc::new(AtomicBool::new(false));
         let registry = Registry {
             pool: pool.clone(),
             tables: tables.clone(),
-            position: |cursor| Ok(Position::from_cursor(cursor, TAG)?.seq),
+            position: position(&row),
             closed: Arc::clone(&closed),
         };
         let inner = Inner {
@@ -129,6 +137,7 @@ impl PostgresStore {
             pruner: Pruner::default(),
             group: Group::default(),
             registry,
+            follower: Follower::new(),
             closed,
             pool,
             tables,
@@ -138,8 +147,17 @@ impl PostgresStore {
             search,
             shared,
         };
+        let inner = Arc::new(inner);
+        if inner.row.wal {
+            wal::open(&inner).await?;
+        }
+        let log = wal::WalLog(Self {
+            inner: Arc::clone(&inner),
+            log: None,
+        });
         Ok(Self {
-            inner: Arc::new(inner),
+            log: inner.row.wal.then(|| Arc::new(log)),
+            inner,
         })
     }
 
@@ -156,6 +174,9 @@ impl PostgresStore {
         check_server(&mut conn).await?;
         let tables = Tables::locate(&mut conn, store).await?;
         let row = if create {
+            if options.log && options.write_ahead_log {
+                ledger_layout::postgres::wal::check(&mut conn).await?;
+            }
             open_store(&mut conn, &tables, Role::Source, options).await?
         } else {
             find_store(&mut conn, &tables).await?.ok_or_else(|| {
@@ -196,13 +217,23 @@ impl PostgresStore {
     }
 }
 
+/// The number that stands for a cursor among the consumers, by the kind of the store's log.
+fn position(row: &StoreRow) -> Arc<dyn Fn(&Cursor) -> Result<i64> + Send + Sync> {
+    let store = row.uuid;
+    if row.wal {
+        Arc::new(move |cursor| wal::number(cursor, &store))
+    } else {
+        Arc::new(|cursor| Ok(Position::from_cursor(cursor, TAG)?.seq))
+    }
+}
+
 impl Inner {
     /// A connection for `operation`.
     pub(super) async fn connection(
         &self,
         operation: &'static str,
     ) -> Result<PoolConnection<Postgres>> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Err(self.closed_error(operation));
         }
         self.pool
@@ -213,6 +244,7 @@ impl Inner {
 
     /// Something was committed: wakes the readers of the log, where there is one.
     pub(super) fn committed(&self) {
+        // A write-ahead log tells its readers by itself.
         if self.row.log {
             self.wake.committed();
         }
@@ -222,6 +254,10 @@ impl Inner {
     pub(super) fn appended(self: &Arc<Self>) {
         self.committed();
         self.pruner.after_write(self);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn closed_error(&self, operation: &'static str) -> Error {
@@ -311,7 +347,10 @@ impl Store for PostgresStore {
     }
 
     fn log(&self) -> Option<&dyn ChangeLog> {
-        self.inner.row.log.then_some(self)
+        match &self.log {
+            Some(log) => Some(log.as_ref()),
+            None => self.inner.row.log.then_some(self),
+        }
     }
 
     async fn close(&self) {

@@ -72,6 +72,12 @@ impl Wake {
         });
     }
 
+    /// Ends when the store is closed.
+    pub(super) async fn until_closed(&self) {
+        // The sender lives as long as this.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
     /// A receiver that changes whenever something may have been committed.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         if self.listener.set(()).is_ok() {

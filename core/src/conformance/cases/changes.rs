@@ -10,7 +10,9 @@ use crate::conformance::content::assert_holds;
 use crate::conformance::follower::{Follower, PUSHED_WITHIN, mark, rest};
 use crate::conformance::model::{Model, Order};
 use crate::conformance::{Ability, Case};
-use crate::{Change, Cursor, ErrorKind, ExpectedVersion, Mutation, NewEntry, Pairs, Store};
+use crate::{
+    Change, ChangeLog, Cursor, ErrorKind, ExpectedVersion, Mutation, NewEntry, Pairs, Store,
+};
 
 /// A store that has seen every kind of mutation that it offers.
 pub(super) async fn every_mutation(case: &Case, store: &Arc<dyn Store>) {
@@ -375,6 +377,9 @@ pub async fn the_lag_counts_what_is_behind(case: &Case) {
         0,
         "of an empty log"
     );
+    if !case.has(Ability::CountedLag) {
+        return the_lag_counts_entries(&store, log).await;
+    }
     append_ids(&store, &name("s"), numbered(5)).await;
     store.trim(&name("s"), crate::EntryId(1)).await.unwrap();
     let changes = Follower::new(log, &log.start()).take(6).await;
@@ -393,6 +398,30 @@ pub async fn the_lag_counts_what_is_behind(case: &Case) {
             );
         }
     }
+}
+
+async fn the_lag_counts_entries(store: &Arc<dyn Store>, log: &dyn ChangeLog) {
+    let stream = name("s");
+    let ids = append_ids(store, &stream, numbered(5)).await;
+    let changes = Follower::new(log, &log.start()).take(5).await;
+    for (at, cursor) in [log.start()]
+        .into_iter()
+        .chain(changes.into_iter().map(|change| change.cursor))
+        .enumerate()
+    {
+        let lag = log.lag(&cursor).await.unwrap();
+        assert_eq!(lag.entries, u64::try_from(5 - at).unwrap(), "behind {at}");
+        assert_eq!(lag.age.is_zero(), at == 5, "behind {at}: {lag:?}");
+    }
+    let head = log.head().await.unwrap();
+    store.trim(&stream, ids[0]).await.unwrap();
+    let trimmed = log.head().await.unwrap();
+    assert_eq!(
+        log.lag(&head).await.unwrap().entries,
+        1,
+        "the trim is behind"
+    );
+    assert_eq!(log.lag(&trimmed).await.unwrap().entries, 0);
 }
 
 /// The identity stays, over handles and reopening, prints and parses, and no other store has it.

@@ -7,10 +7,9 @@ use ledger_core::{Column, Error, ErrorKind, Result, Table, TableName};
 use ledger_layout::postgres::failed;
 use sqlx::{PgConnection, Row as _};
 
-use super::decode::Relation;
 use super::options::{CaptureOptions, TableFilter};
-use super::transport::quoted;
 use super::types::Types;
+use crate::postgres::replication::{Relation, quoted};
 
 /// A table that is carried.
 #[derive(Debug, Clone)]

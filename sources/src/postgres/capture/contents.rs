@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::PostgresCapture;
 use super::text::CopyText;
-use super::transport::{literal, quoted};
+use crate::postgres::replication::{literal, quoted};
 
 const OPERATION: &str = "read table";
 

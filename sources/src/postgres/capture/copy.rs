@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::catalog::Found;
 use super::text::CopyText;
-use super::transport::{Replication, literal, quoted};
+use crate::postgres::replication::{Replication, literal, quoted};
 
 const OPERATION: &str = "copy table";
 

@@ -18,13 +18,11 @@ use uuid::Uuid;
 
 use super::catalog::Found;
 use super::copy::{Copied, Copy};
-use super::decode::decode;
-use super::feed::{Feed, Frame};
-use super::position::{Position, parsed};
+use super::position::Position;
 use super::rows::Rows;
 use super::slot;
 use super::source::{acquire, written};
-use super::transport::{Replication, quoted};
+use crate::postgres::replication::{Feed, Frame, Replication, decode, parsed, quoted};
 
 /// How long the log is followed between two rounds of copying, where it does not run dry before.
 const FOLLOW: Duration = Duration::from_millis(250);

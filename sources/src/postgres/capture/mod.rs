@@ -12,21 +12,19 @@
 mod catalog;
 mod contents;
 mod copy;
-mod decode;
-mod feed;
 mod follow;
 mod options;
 mod position;
 mod rows;
 mod select;
-mod slot;
+pub(super) mod slot;
 mod source;
 mod text;
-mod transport;
 mod types;
 
-pub use decode::{Message, Relation, RelationColumn, decode};
+pub use super::replication::{Message, Relation, RelationColumn, decode};
 pub use options::{CaptureOptions, TableFilter, WalBudget};
 pub use select::TableSelection;
 pub use source::PostgresCapture;
+pub(super) use source::end;
 pub use text::CopyText;

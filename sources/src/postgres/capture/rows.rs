@@ -14,10 +14,10 @@ use sqlx::postgres::PgPool;
 
 use super::catalog::{Found, described, filled_at_once, places, sql_name, tables};
 use super::contents;
-use super::decode::{Message, Relation};
 use super::options::CaptureOptions;
 use super::position::Position;
 use super::types::Types;
+use crate::postgres::replication::{Message, Relation};
 
 const OPERATION: &str = "read the log";
 
@@ -192,7 +192,7 @@ impl Rows {
                     steps.push(step(position, at, &place.table, version, RowOp::Truncate));
                 }
             }
-            Message::Other => {}
+            Message::Logical { .. } | Message::Other => {}
         }
         Ok(())
     }

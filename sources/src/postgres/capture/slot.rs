@@ -6,8 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::{Found, sql_name};
-use super::position::{parsed, shown};
-use super::transport::{literal, quoted};
+use crate::postgres::replication::{literal, parsed, quoted, shown};
 
 /// The longest name that PostgreSQL keeps whole.
 const LONGEST: usize = 63;
@@ -36,19 +35,19 @@ pub(super) fn own_name(pipeline: &PipelineId, suffix: &str) -> String {
 
 /// What the server says of a slot.
 #[derive(Debug, Clone)]
-pub(super) struct Slot {
+pub(in crate::postgres) struct Slot {
     /// Up to where its reader has confirmed.
-    pub(super) confirmed: u64,
+    pub(in crate::postgres) confirmed: u64,
     /// How many bytes may still be written before it is invalidated, where there is a bound.
-    pub(super) left: Option<i64>,
+    pub(in crate::postgres) left: Option<i64>,
     /// How many bytes of the log it holds back.
-    pub(super) held: i64,
+    pub(in crate::postgres) held: i64,
     /// Whether what it needs is gone.
-    pub(super) lost: bool,
+    pub(in crate::postgres) lost: bool,
 }
 
 /// The slot, where there is one of this name. Refused: one of another database or plugin.
-pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Option<Slot>> {
+pub(in crate::postgres) async fn find(conn: &mut PgConnection, name: &str) -> Result<Option<Slot>> {
     const OPERATION: &str = "read replication slot";
     let row = sqlx::query(
         "SELECT coalesce(plugin, '') = 'pgoutput' AND coalesce(database, '') = current_database(), \
@@ -81,7 +80,11 @@ pub(super) async fn find(conn: &mut PgConnection, name: &str) -> Result<Option<S
 
 /// Makes the slot, and tells the position from which on it gives every transaction. It waits for the
 /// transactions that are running. On version 17 and newer the slot is carried over to standbys.
-pub(super) async fn create(conn: &mut PgConnection, name: &str, lasting: bool) -> Result<u64> {
+pub(in crate::postgres) async fn create(
+    conn: &mut PgConnection,
+    name: &str,
+    lasting: bool,
+) -> Result<u64> {
     const OPERATION: &str = "create replication slot";
     let failed = |error| failed(OPERATION, format!("slot {name}"), error);
     let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
@@ -114,7 +117,7 @@ pub(super) async fn create(conn: &mut PgConnection, name: &str, lasting: bool) -
 }
 
 /// Drops the slot, where there is one; `Unavailable` while somebody reads it.
-pub(super) async fn drop_slot(conn: &mut PgConnection, name: &str) -> Result<()> {
+pub(in crate::postgres) async fn drop_slot(conn: &mut PgConnection, name: &str) -> Result<()> {
     let dropped = sqlx::query(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
          WHERE slot_name = $1",

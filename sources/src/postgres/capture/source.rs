@@ -19,15 +19,14 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::catalog::{self, Found};
-use super::feed::{Feed, confirm};
 use super::follow::{Following, Pending};
 use super::options::{CaptureOptions, WalBudget};
-use super::position::{Position, parsed, shown};
+use super::position::Position;
 use super::rows::{Carried, Rows, check_name};
 use super::slot::{self, Publishes};
-use super::transport::Replication;
 use super::types::Types;
 use crate::postgres::registry::Registry;
+use crate::postgres::replication::{Feed, Replication, confirm, parsed, shown};
 
 const OPERATION: &str = "capture tables";
 
@@ -113,10 +112,10 @@ impl PostgresCapture {
         let registry = Registry {
             pool: pool.clone(),
             tables,
-            position: |cursor| {
+            position: Arc::new(|cursor| {
                 let position = Position::from_cursor(cursor)?;
                 Ok(i64::try_from(position.commit).unwrap_or(i64::MAX))
-            },
+            }),
             closed: Arc::default(),
         };
         let inner = Inner {
@@ -447,7 +446,7 @@ impl Source<RowChange> for PostgresCapture {
             )
             .await?;
         let replication = replication
-            .start(&name, position.commit, &publications)
+            .start(&name, position.commit, &publications, false)
             .await?;
         let boundary = position.boundary().unwrap_or(0);
         let feed = Feed::new(replication, boundary);
@@ -544,7 +543,7 @@ impl Source<RowChange> for PostgresCapture {
 }
 
 /// Up to where the log is written durably.
-pub(super) async fn end(conn: &mut PgConnection) -> Result<u64> {
+pub(in crate::postgres) async fn end(conn: &mut PgConnection) -> Result<u64> {
     let lsn: String = sqlx::query_scalar("SELECT pg_current_wal_flush_lsn()::text")
         .fetch_one(conn)
         .await

@@ -9,7 +9,7 @@ use url::Url;
 
 /// What carries the frames of a started replication.
 #[async_trait]
-pub(super) trait Transport: Send + 'static {
+pub(in crate::postgres) trait Transport: Send + 'static {
     /// The next frame. Dropping the future loses none.
     async fn frame(&mut self) -> Result<Bytes>;
 
@@ -20,7 +20,7 @@ pub(super) trait Transport: Send + 'static {
 
 /// A connection in replication mode to one database. The crate's calls block, all but those of a
 /// started stream, so they run where blocking is allowed.
-pub(super) struct Replication {
+pub(in crate::postgres) struct Replication {
     connection: PgReplicationConnection,
     token: CancellationToken,
 }
@@ -29,7 +29,7 @@ const CONNECT: &str = "connect for replication";
 
 impl Replication {
     /// Connects with what the URL says of host, user, password and TLS.
-    pub(super) async fn connect(config: &PostgresConfig) -> Result<Self> {
+    pub(in crate::postgres) async fn connect(config: &PostgresConfig) -> Result<Self> {
         let conninfo = conninfo(config)?;
         let target = config.target();
         let connecting = move || PgReplicationConnection::connect(&conninfo);
@@ -41,7 +41,7 @@ impl Replication {
     }
 
     /// Runs a command, and gives the rows of its answer.
-    pub(super) async fn execute(
+    pub(in crate::postgres) async fn execute(
         self,
         operation: &'static str,
         command: String,
@@ -63,12 +63,14 @@ impl Replication {
         blocking(operation, "the server", run).await
     }
 
-    /// Starts the stream of a slot.
-    pub(super) async fn start(
+    /// Starts the stream of a slot; `messages` tells whether those of applications are wanted, which
+    /// version 14 and newer can give.
+    pub(in crate::postgres) async fn start(
         self,
         slot: &str,
         from: u64,
         publications: &[String],
+        messages: bool,
     ) -> Result<Self> {
         let names: Vec<_> = publications.iter().map(|name| quoted(name)).collect();
         let (slot, names) = (slot.to_owned(), names.join(","));
@@ -78,7 +80,10 @@ impl Replication {
                 mut connection,
                 token,
             } = self;
-            let options = [("proto_version", "1"), ("publication_names", &names)];
+            let mut options = vec![("proto_version", "1"), ("publication_names", &names)];
+            if messages {
+                options.push(("messages", "true"));
+            }
             connection.start_replication(&slot, from, &options)?;
             Ok(Self { connection, token })
         };
@@ -131,12 +136,12 @@ fn failed(operation: &'static str, what: &str, error: ReplicationError) -> Error
 }
 
 /// `name` as an identifier, in a list of names too.
-pub(super) fn quoted(name: &str) -> String {
+pub(in crate::postgres) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `text` as a literal.
-pub(super) fn literal(text: &str) -> String {
+pub(in crate::postgres) fn literal(text: &str) -> String {
     // With a backslash, what it means depends on a setting; this form does not.
     if text.contains('\\') {
         let text = text.replace('\\', "\\\\").replace('\'', "''");

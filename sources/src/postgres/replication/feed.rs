@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use ledger_core::{Error, ErrorKind, Result};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::transport::Transport;
@@ -28,7 +28,7 @@ const GONE: Duration = Duration::from_mins(1);
 
 /// What the server sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(in crate::postgres) enum Frame {
     /// A message of the output plugin.
     Data(Bytes),
     /// Every transaction whose commit record begins below has been sent.
@@ -37,7 +37,7 @@ pub(super) enum Frame {
 
 impl Frame {
     /// How many bytes it holds.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::postgres) fn size(&self) -> usize {
         match self {
             Self::Data(bytes) => bytes.len(),
             Self::Alive(_) => 0,
@@ -46,9 +46,10 @@ impl Frame {
 }
 
 /// The frames, in order, and up to where the server may forget.
-pub(super) struct Feed {
+pub(in crate::postgres) struct Feed {
     frames: mpsc::UnboundedReceiver<Result<Taken>>,
     confirmed: Arc<AtomicU64>,
+    ask: Arc<Notify>,
 }
 
 /// A frame, and the room that it takes as long as it is here.
@@ -56,14 +57,16 @@ type Taken = (Frame, OwnedSemaphorePermit);
 
 impl Feed {
     /// Reads from here on. The task ends with an error, or when this is dropped.
-    pub(super) fn new(transport: impl Transport, confirmed: u64) -> Self {
+    pub(in crate::postgres) fn new(transport: impl Transport, confirmed: u64) -> Self {
         let (sender, frames) = mpsc::unbounded_channel();
         let confirmed = Arc::new(AtomicU64::new(confirmed));
+        let ask = Arc::new(Notify::new());
         let reader = Reader {
             transport,
             sender,
             room: Arc::new(Semaphore::new(ROOM as usize)),
             confirmed: Arc::clone(&confirmed),
+            ask: Arc::clone(&ask),
             received: 0,
             told: 0,
             told_at: Instant::now(),
@@ -71,11 +74,15 @@ impl Feed {
             asked: false,
         };
         tokio::spawn(reader.run());
-        Self { frames, confirmed }
+        Self {
+            frames,
+            confirmed,
+            ask,
+        }
     }
 
     /// The next frame. Dropping the future loses none.
-    pub(super) async fn next(&mut self) -> Result<Frame> {
+    pub(in crate::postgres) async fn next(&mut self) -> Result<Frame> {
         let taken = self.frames.recv().await.unwrap_or_else(|| {
             let what = "the reader ended";
             Err(Error::new(ErrorKind::Unavailable, "read the log", what))
@@ -84,19 +91,24 @@ impl Feed {
     }
 
     /// The next frame where one waits.
-    pub(super) fn ready(&mut self) -> Option<Result<Frame>> {
+    pub(in crate::postgres) fn ready(&mut self) -> Option<Result<Frame>> {
         let taken = self.frames.try_recv().ok()?;
         Some(taken.map(|(frame, _)| frame))
     }
 
+    /// What makes the server tell how far it has read, by [`Frame::Alive`].
+    pub(in crate::postgres) fn ask(&self) -> Arc<Notify> {
+        Arc::clone(&self.ask)
+    }
+
     /// Where [`confirm`] writes.
-    pub(super) fn confirmed(&self) -> Arc<AtomicU64> {
+    pub(in crate::postgres) fn confirmed(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.confirmed)
     }
 }
 
 /// Lets the server forget what is below `boundary`, which only moves forward.
-pub(super) fn confirm(confirmed: &AtomicU64, boundary: u64) {
+pub(in crate::postgres) fn confirm(confirmed: &AtomicU64, boundary: u64) {
     confirmed.fetch_max(boundary, Ordering::AcqRel);
 }
 
@@ -105,6 +117,7 @@ struct Reader<T> {
     sender: mpsc::UnboundedSender<Result<Taken>>,
     room: Arc<Semaphore>,
     confirmed: Arc<AtomicU64>,
+    ask: Arc<Notify>,
     received: u64,
     told: u64,
     told_at: Instant,
@@ -128,6 +141,7 @@ impl<T: Transport> Reader<T> {
         loop {
             tokio::select! {
                 _ = tick.tick() => self.keep_alive(held.is_some()).await?,
+                () = self.ask.notified() => self.tell(true).await?,
                 () = self.sender.closed() => return self.tell(false).await,
                 room = Arc::clone(&self.room).acquire_many_owned(
                     held.as_ref().map_or(0, |(_, size)| *size)

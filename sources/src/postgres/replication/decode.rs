@@ -55,8 +55,14 @@ pub enum Message {
         /// Which.
         relations: Vec<u32>,
     },
-    /// What is of no consequence here: the origin of a transaction, the name of a type, a message of
-    /// an application.
+    /// An application wrote into the log; told only to those that ask for it.
+    Logical {
+        /// Whose it is.
+        prefix: String,
+        /// What it says.
+        content: Bytes,
+    },
+    /// What is of no consequence here: the origin of a transaction, the name of a type.
     Other,
 }
 
@@ -156,7 +162,15 @@ fn message(input: &mut Input) -> Result<Message> {
                 .collect::<Result<_>>()?;
             Message::Truncate { relations }
         }
-        b'O' | b'Y' | b'M' => {
+        b'M' => {
+            input.byte()?;
+            input.number64()?;
+            let prefix = input.text()?;
+            let length = usize::try_from(input.number32()?).map_err(|_| cut())?;
+            let content = input.take(length)?;
+            Message::Logical { prefix, content }
+        }
+        b'O' | b'Y' => {
             input.0.clear();
             Message::Other
         }
@@ -355,6 +369,23 @@ mod tests {
         let mut out = vec![b'T'];
         out.put_u32(u32::MAX);
         out.put_u8(0);
+        assert_eq!(decode(out.into()).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_message_of_an_application_is_read_whole() {
+        let mut out = vec![b'M', 1];
+        out.put_u64(7);
+        out.put_slice(b"ledger:x\0");
+        out.put_u32(3);
+        out.put_slice(b"a b");
+        let message = decode(out.clone().into()).unwrap();
+        let expected = Message::Logical {
+            prefix: "ledger:x".to_owned(),
+            content: Bytes::from_static(b"a b"),
+        };
+        assert_eq!(message, expected);
+        out.pop();
         assert_eq!(decode(out.into()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 

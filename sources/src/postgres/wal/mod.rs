@@ -1,0 +1,207 @@
+//! A store's changes from the write-ahead log.
+//!
+//! The log is kept by one lasting slot a store (`slot.rs`), which the follower moves (`follower.rs`).
+//! A reader works on a temporary copy of it (`reader.rs`), so any number of them begin at any position
+//! that is kept, as with a log in a table; each takes a connection, a slot and a sender of the server's.
+//! `decoder.rs` makes changes of what the store's functions write.
+
+mod decoder;
+mod follower;
+mod position;
+mod reader;
+mod slot;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use ledger_core::{
+    Change, ChangeLog, Consumers, Contents, Cursor, DeadLetters, Error, ErrorKind, Lag, Result,
+    SourceId,
+};
+use ledger_layout::postgres::{Micros, wal};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use self::position::Position;
+use super::PostgresStore;
+use super::capture::slot::drop_slot;
+use super::changes::Holders;
+use super::read::safe;
+use super::replication::parsed;
+use super::store::Inner;
+use crate::prefetch::prefetch;
+
+pub(super) use self::follower::Follower;
+
+/// Makes a store's log ready to be read: makes its slot where that is missing, and follows.
+pub(super) async fn open(inner: &Arc<Inner>) -> Result<()> {
+    slot::prepare(inner).await?;
+    follower::start(inner);
+    Ok(())
+}
+
+/// The number that stands for a cursor among the consumers.
+pub(super) fn number(cursor: &Cursor, store: &Uuid) -> Result<i64> {
+    let position = Position::from_cursor(cursor, store)?;
+    Ok(i64::try_from(position.commit).unwrap_or(i64::MAX))
+}
+
+/// The log of a store whose changes come from the write-ahead log.
+pub(super) struct WalLog(pub(super) PostgresStore);
+
+impl WalLog {
+    fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
+    }
+}
+
+/// Moves the slot as far as the retention allows, and tells how many bytes of the log that gives up.
+pub(super) async fn prune(inner: &Inner) -> Result<u64> {
+    let seen = reach_end(inner).await?;
+    follower::retain(inner, seen).await
+}
+
+/// What is known once everything that is written now has been read.
+async fn reach_end(inner: &Inner) -> Result<follower::Seen> {
+    const OPERATION: &str = "find the log's head";
+    let written: String = {
+        let mut conn = inner.connection(OPERATION).await?;
+        sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(|error| inner.failed(OPERATION, error))?
+    };
+    inner.follower.reach(parsed(&written)?).await
+}
+
+#[async_trait]
+impl ChangeLog for WalLog {
+    async fn identity(&self) -> Result<SourceId> {
+        self.0.identity().await
+    }
+
+    fn start(&self) -> Cursor {
+        Position::START.to_cursor(&self.inner().row.uuid)
+    }
+
+    fn changes(&self, after: Cursor) -> BoxStream<'static, Result<Change>> {
+        let inner = Arc::clone(self.inner());
+        prefetch(move |pages| async move { reader::follow(&inner, &after, &pages).await })
+    }
+
+    async fn head(&self) -> Result<Cursor> {
+        const OPERATION: &str = "find the log's head";
+        let inner = self.inner();
+        let last = reach_end(inner).await?.last;
+        // What is in the log can be seen a little later, and its writer holds its locks until then.
+        let mut conn = inner.connection(OPERATION).await?;
+        Holders::wait(inner, &mut conn, "entries").await?;
+        Ok(last.to_cursor(&inner.row.uuid))
+    }
+
+    async fn lag(&self, after: &Cursor) -> Result<Lag> {
+        const OPERATION: &str = "measure lag";
+        const EXACT: i64 = 100_000;
+        let inner = self.inner();
+        let position = Position::from_cursor(after, &inner.row.uuid)?;
+        let mut conn = inner.connection(OPERATION).await?;
+        let sql = inner.tables.sql(
+            "SELECT count(*), min(created_at), coalesce(max(id), 0), clock_timestamp(), \
+             (SELECT coalesce(max(id), 0) FROM {entries}) \
+             FROM (SELECT id, created_at FROM {entries} WHERE id > $1 ORDER BY id LIMIT $2) p",
+        );
+        let row = sqlx::query(safe(sql))
+            .bind(i64::try_from(position.id).unwrap_or(i64::MAX))
+            .bind(EXACT)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(|error| inner.failed(OPERATION, error))?;
+        let counted: i64 = row.get(0);
+        let rest = if counted == EXACT {
+            row.get::<i64, _>(4) - row.get::<i64, _>(2)
+        } else {
+            0
+        };
+        let oldest: Option<Micros> = row.get(1);
+        let now: Micros = row.get(3);
+        let behind = inner
+            .follower
+            .seen()
+            .is_some_and(|seen| seen.last > position);
+        let entries = u64::try_from(counted + rest).unwrap_or(0);
+        let held_by = if entries > 0 {
+            Holders::ask(inner, &mut conn, "entries").await?.describe()
+        } else {
+            Vec::new()
+        };
+        Ok(Lag {
+            // Labels, trims and renames are not counted, but never taken for nothing.
+            entries: entries.max(u64::from(behind)),
+            age: oldest.map_or(Duration::ZERO, |oldest| now.0.since(oldest.0)),
+            held_by,
+        })
+    }
+
+    fn snapshot(&self, after: Option<Cursor>) -> BoxStream<'static, Result<Change>> {
+        self.0.snapshot(after)
+    }
+
+    async fn size(&self) -> Result<u64> {
+        self.0.size().await
+    }
+
+    fn contents(&self) -> &dyn Contents {
+        self.0.contents()
+    }
+
+    fn consumers(&self) -> &dyn Consumers {
+        self.0.consumers()
+    }
+
+    fn dead_letters(&self) -> &dyn DeadLetters {
+        self.0.dead_letters()
+    }
+}
+
+impl PostgresStore {
+    /// Whether the store's log is the database's write-ahead log; see
+    /// [`StoreOptions::write_ahead_log`](ledger_layout::StoreOptions::write_ahead_log).
+    pub fn has_write_ahead_log(&self) -> bool {
+        self.inner.row.wal
+    }
+
+    /// Makes the write-ahead log the log of this store (`true`), or a table (`false`), and closes it.
+    /// Open it again to go on; whoever else has it open has to do the same: its appends are refused
+    /// where readers would not see them.
+    ///
+    /// Each consumer of the log begins anew with a copy: what it had not read is gone with the log of
+    /// before, and its cursor is refused as `SourceDiverged` or `CursorExpired`. `Unsupported` where
+    /// the server or the user cannot replicate, `ReadOnly` for a replica; `Unavailable` while the slot
+    /// is being read, although the log is a table again then: the slot goes with the next call.
+    pub async fn use_write_ahead_log(self, wal: bool) -> Result<()> {
+        const OPERATION: &str = "switch the log";
+        let inner = &self.inner;
+        let mut conn = inner.connection(OPERATION).await?;
+        wal::switch(&mut conn, &inner.tables, wal).await?;
+        if !wal {
+            drop_slot(&mut conn, &wal::slot(&inner.row.uuid)).await?;
+        }
+        drop(conn);
+        ledger_core::Store::close(&self).await;
+        Ok(())
+    }
+}
+
+/// The error of a call that only one of the two kinds of log can serve.
+pub(super) fn needs_url(target: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "open store",
+        format!(
+            "the write-ahead log is read over a connection of its own, for which {target} must be \
+             given as a URL: postgres://user@host/database"
+        ),
+    )
+}
