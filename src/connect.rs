@@ -11,6 +11,8 @@
 
 mod flow;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod log;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod promote;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod stores;
@@ -28,6 +30,8 @@ use crate::{Change, Error, ErrorKind, PipelineId, Result, Sink, Store, StoreName
 use ledger_layout::StoreOptions;
 
 pub use flow::{Differing, Flow, Verified};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use log::LogKind;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use promote::Delivered;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

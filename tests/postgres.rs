@@ -1,6 +1,7 @@
 //! What is PostgreSQL's own: gaps of the log, transactions, refusals.
 
 mod group;
+mod wal;
 
 use std::time::Duration;
 

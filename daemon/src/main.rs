@@ -101,6 +101,7 @@ async fn run(cli: &Cli, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Stream(command) => Box::pin(commands::stream(command, global, printer)).await,
         Command::Bridge(bridge) => Box::pin(commands::bridge(bridge, global, printer)).await,
         Command::Hook(hook) => Box::pin(commands::hook(hook, global, printer)).await,
+        Command::Store(command) => Box::pin(commands::store(command, global, printer)).await,
         Command::Import(Import::Go(options)) => {
             Box::pin(commands::import_go(options, global, printer)).await
         }

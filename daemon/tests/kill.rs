@@ -341,12 +341,25 @@ async fn moved(sink: &ClickHouseSink, last: &mut Option<Cursor>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_while_everything_is_killed() {
+    Box::pin(everything_is_killed(StoreOptions::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_is_it_where_the_log_is_the_write_ahead_log() {
+    let options = StoreOptions {
+        write_ahead_log: true,
+        ..StoreOptions::default()
+    };
+    Box::pin(everything_is_killed(options)).await;
+}
+
+async fn everything_is_killed(options: StoreOptions) {
     let mut postgres = Postgres::start().await;
     let mut clickhouse = ClickHouse::start().await;
     let (from, to) = (postgres.url(), clickhouse.url());
     let name = StoreName::new(STORE).unwrap();
     let config = PostgresConfig::from_url(&from).unwrap();
-    let open = || PostgresStore::open(config.clone(), name.clone(), StoreOptions::default());
+    let open = || PostgresStore::open(config.clone(), name.clone(), options.clone());
     let store = open().await.unwrap();
     let sink_config = to.parse::<ClickHouseConfig>().unwrap();
     let sink = ClickHouseSink::open(&sink_config, &name).await.unwrap();

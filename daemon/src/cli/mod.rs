@@ -4,6 +4,7 @@ mod bridge;
 mod hook;
 mod import;
 mod refusal;
+mod store;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ pub(crate) use hook::{
 };
 pub(crate) use import::{Import, ImportGo};
 pub(crate) use refusal::refuse;
+pub(crate) use store::{Place, Store, StoreLog};
 pub(crate) use stream::{
     Annotate, Append, Count, DEFAULT_STORE, Expected, Export, LineFormat, List, Read, Rename,
     Search, Stat, Stream, Tag, Tail, Trim, stream_expected,
@@ -172,6 +174,9 @@ pub(crate) enum Command {
     /// Look after the webhooks of the daemon
     #[command(subcommand)]
     Hook(Hook),
+    /// Work on a store in its database, without a daemon
+    #[command(subcommand)]
+    Store(Store),
     /// Bring in what other software has stored
     #[command(subcommand)]
     Import(Import),

@@ -262,7 +262,7 @@ async fn check_daemon(config: &Config, findings: &mut Findings) {
 }
 
 async fn check_database(config: &Config, findings: &mut Findings) {
-    let Db::Stores { url, dsn } = &config.db else {
+    let Db::Stores { url, dsn, .. } = &config.db else {
         return;
     };
     if url.scheme() == "postgres" {

@@ -3,11 +3,20 @@
 use std::path::Path;
 
 use ledger::connect::DatabaseUrl;
+use ledger::{Retention, StoreOptions};
 
 use super::Secret;
 use super::tree::{Scalar, Section};
 
-const KEYS: [&str; 5] = ["type", "sqlite", "postgres", "mongodb", "clickhouse"];
+const KEYS: [&str; 7] = [
+    "type",
+    "sqlite",
+    "postgres",
+    "mongodb",
+    "clickhouse",
+    "retention",
+    "retention_max",
+];
 
 /// Which database holds the stores.
 #[derive(Debug, Clone)]
@@ -17,6 +26,7 @@ pub(crate) enum Db {
         url: DatabaseUrl,
         /// The URL with its password.
         dsn: Secret,
+        options: StoreOptions,
     },
     /// One that it cannot yet; the reason, with key and line. Clients of a daemon elsewhere may
     /// still use the file.
@@ -34,6 +44,7 @@ impl Db {
         Ok(Self::Stores {
             url: DatabaseUrl::parse(text)?,
             dsn: Secret::new(text),
+            options: StoreOptions::default(),
         })
     }
 
@@ -49,8 +60,40 @@ impl Db {
 /// Reads the section; none where a problem was noted.
 pub(crate) fn read(top: &Section<'_>, folder: &Path) -> Option<Db> {
     let section = top.section("db", &KEYS);
+    let postgres = section.section("postgres", &["dsn", "log"]);
+    let mut db = place(&section, &postgres, folder);
+    let retention = retention(&section);
+    let wal = postgres.parsed("log", "must be table or wal", |text| match text {
+        "table" => Some(false),
+        "wal" => Some(true),
+        _ => None,
+    });
+    if let Some(Db::Stores { url, options, .. }) = &mut db {
+        options.retention = retention?;
+        options.write_ahead_log = url.scheme() == "postgres" && wal.unwrap_or(false);
+    }
+    db
+}
+
+/// How long logs are kept; none where a problem was noted.
+fn retention(section: &Section<'_>) -> Option<Retention> {
+    let mut retention = Retention::default();
+    if let Some(min) = section.duration("retention") {
+        retention.min = min;
+    }
+    retention.max = section.duration("retention_max");
+    if retention.max.is_some_and(|max| max < retention.min) {
+        section.refuse_key(
+            "retention_max",
+            "must not be below db.retention (24h by default)",
+        );
+        return None;
+    }
+    Some(retention)
+}
+
+fn place(section: &Section<'_>, postgres: &Section<'_>, folder: &Path) -> Option<Db> {
     let sqlite = section.section("sqlite", &["path"]);
-    let postgres = section.section("postgres", &["dsn"]);
     let mongodb = section.section("mongodb", &["uri", "database"]);
     let clickhouse = section.section("clickhouse", &["dsn"]);
     let kind = section.text("type");
@@ -65,10 +108,10 @@ pub(crate) fn read(top: &Section<'_>, folder: &Path) -> Option<Db> {
         "postgres" => {
             let dsn = postgres.required("dsn")?;
             if dsn.text.contains("://") {
-                return url(&postgres, &dsn, &dsn.text);
+                return url(postgres, &dsn, &dsn.text);
             }
             match key_values(&dsn.text) {
-                Ok(text) => url(&postgres, &dsn, &text),
+                Ok(text) => url(postgres, &dsn, &text),
                 Err(rule) => {
                     postgres.refuse(&dsn, rule);
                     None

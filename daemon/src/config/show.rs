@@ -40,12 +40,25 @@ pub(crate) fn show(config: &Config) -> String {
         Db::Stores { url, .. } if url.scheme() == "sqlite" => {
             line(format!("  sqlite: {{path: {}}}", quoted(&url.target())));
         }
-        Db::Stores { url, .. } => line(format!(
-            "  {}: {{dsn: {}}}",
-            url.scheme(),
-            quoted(&url.to_string())
-        )),
+        Db::Stores { url, options, .. } => {
+            let log = if options.write_ahead_log {
+                "wal"
+            } else {
+                "table"
+            };
+            line(format!(
+                "  {}: {{dsn: {}, log: {log}}}",
+                url.scheme(),
+                quoted(&url.to_string())
+            ));
+        }
         Db::NotYet { reason, .. } => line(format!("  # {reason}")),
+    }
+    if let Db::Stores { options, .. } = &config.db {
+        line(format!("  retention: {}", time(options.retention.min)));
+        if let Some(max) = options.retention.max {
+            line(format!("  retention_max: {}", time(max)));
+        }
     }
     let limits = &config.limits;
     let numbers = [

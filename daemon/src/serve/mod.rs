@@ -65,7 +65,7 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let Db::Stores { url, .. } = &config.db else {
+    let Db::Stores { url, options, .. } = &config.db else {
         bail!("db.type: {} cannot hold stores", config.db.kind());
     };
     // Before anything else, so that no signal ends the daemon out of order.
@@ -75,7 +75,7 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
     let counted = Counted::new()?;
     let recorder = &counted.recorder;
     let stores = Served::new(
-        url.clone(),
+        (url.clone(), options.clone()),
         &config.allowed_stores,
         expected,
         Arc::clone(recorder),

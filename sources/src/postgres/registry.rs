@@ -9,12 +9,14 @@ use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 
+/// Tells the place of a cursor as a number that sorts the same.
+pub(super) type Number = Arc<dyn Fn(&Cursor) -> Result<i64> + Send + Sync>;
+
 /// The consumers and dead letters of one log, in the tables that all logs of a schema share.
 pub(super) struct Registry {
     pub(super) pool: PgPool,
     pub(super) tables: Tables,
-    /// The place of a cursor as a number that sorts the same.
-    pub(super) position: Arc<dyn Fn(&Cursor) -> Result<i64> + Send + Sync>,
+    pub(super) position: Number,
     pub(super) closed: Arc<AtomicBool>,
 }
 

@@ -22,7 +22,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use super::append::Prepared;
 use super::group::{self, Group};
 use super::prune::Pruner;
-use super::registry::Registry;
+use super::registry::{Number, Registry};
 use super::wake::Wake;
 use super::wal::{self, Follower};
 use super::{PostgresTransaction, TAG};
@@ -218,7 +218,7 @@ impl PostgresStore {
 }
 
 /// The number that stands for a cursor among the consumers, by the kind of the store's log.
-fn position(row: &StoreRow) -> Arc<dyn Fn(&Cursor) -> Result<i64> + Send + Sync> {
+fn position(row: &StoreRow) -> Number {
     let store = row.uuid;
     if row.wal {
         Arc::new(move |cursor| wal::number(cursor, &store))

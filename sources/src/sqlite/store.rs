@@ -95,6 +95,13 @@ impl SqliteStore {
                 "full_text: SQLite stores have no full-text search",
             ));
         }
+        if options.write_ahead_log {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "open store",
+                "write_ahead_log: SQLite's tells no changes; the log is a table",
+            ));
+        }
         let tables = Tables::of(&name);
         let row = open_source(database, &tables, options.log).await?;
         let database = database.share();

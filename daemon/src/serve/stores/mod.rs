@@ -102,7 +102,7 @@ impl Served {
     /// The stores of the database at `url`: those that the configuration allows, or where it allows
     /// all, those that there are, `expected` among them.
     pub(crate) fn new(
-        url: DatabaseUrl,
+        (url, options): (DatabaseUrl, StoreOptions),
         allowed: &[StoreName],
         expected: StoreName,
         recorder: Arc<dyn Recorder>,
@@ -110,7 +110,7 @@ impl Served {
         let closed = !allowed.is_empty();
         Arc::new(Self {
             recorder,
-            database: Database::new(url, StoreOptions::default()),
+            database: Database::new(url, options),
             named: if closed {
                 allowed.to_vec()
             } else {
