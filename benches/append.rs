@@ -68,22 +68,41 @@ async fn main() -> Outcome {
     table.print(&arguments.command())
 }
 
-fn store_name(log: bool) -> Outcome<StoreName> {
-    Ok(StoreName::new(if log { "logged" } else { "plain" })?)
+/// Where the store's mutations are told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Log {
+    Table,
+    Wal,
+    Off,
 }
 
-fn options(log: bool) -> StoreOptions {
-    StoreOptions {
-        log,
-        ..StoreOptions::default()
+impl Log {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Wal => "wal",
+            Self::Off => "off",
+        }
+    }
+
+    fn store(self) -> Outcome<StoreName> {
+        Ok(StoreName::new(format!("in_{}", self.name()))?)
+    }
+
+    fn options(self) -> StoreOptions {
+        StoreOptions {
+            log: self != Self::Off,
+            write_ahead_log: self == Self::Wal,
+            ..StoreOptions::default()
+        }
     }
 }
 
 async fn postgres(database: &Postgres, plan: &Plan, table: &mut Table) -> Outcome {
-    for log in [true, false] {
+    for log in [Log::Table, Log::Wal, Log::Off] {
         let config = PostgresConfig::from_url(&database.url)?;
-        let name = store_name(log)?;
-        let store = PostgresStore::open(config, name.clone(), options(log)).await?;
+        let name = log.store()?;
+        let store = PostgresStore::open(config, name.clone(), log.options()).await?;
         let create = format!(
             "CREATE TABLE floor_{name} (LIKE {name}_entries INCLUDING ALL);
              CREATE SEQUENCE floor_{name}_ids;
@@ -105,18 +124,23 @@ async fn postgres(database: &Postgres, plan: &Plan, table: &mut Table) -> Outcom
             );
             row(table, "postgres", log, batch, &compared.await?);
         }
+        if log == Log::Wal {
+            // Its slot goes with it: the database could not be dropped.
+            store.use_write_ahead_log(false).await?;
+            continue;
+        }
         store.close().await;
     }
     Ok(())
 }
 
 async fn sqlite(plan: &Plan, table: &mut Table) -> Outcome {
-    for log in [true, false] {
+    for log in [Log::Table, Log::Off] {
         let folder = tempfile::tempdir()?;
-        let name = store_name(log)?;
+        let name = log.store()?;
         let file = folder.path().join("ours.db");
         let config = SqliteConfig::file(&file);
-        let store = SqliteStore::open(config, name.clone(), options(log)).await?;
+        let store = SqliteStore::open(config, name.clone(), log.options()).await?;
         let mut connection =
             sqlite_floor_file(&file, &folder.path().join("floor.db"), &name).await?;
         for &batch in &plan.batches {
@@ -141,14 +165,14 @@ async fn sqlite(plan: &Plan, table: &mut Table) -> Outcome {
 fn row(
     table: &mut Table,
     store: &str,
-    log: bool,
+    log: Log,
     batch: usize,
     compared: &measure::compare::Compared,
 ) {
-    let aim = if log { 0.5 } else { 0.9 };
+    let aim = if log == Log::Table { 0.5 } else { 0.9 };
     table.row([
         store.to_owned(),
-        if log { "on" } else { "off" }.to_owned(),
+        log.name().to_owned(),
         batch.to_string(),
         format!("{:.0}", compared.ours),
         format!("{:.0}", compared.floor),
