@@ -298,6 +298,31 @@ async fn a_store_is_made_behind_the_transactions_that_are_open() {
     store.close().await;
 }
 
+/// What the log could not tell afterwards is refused before it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_the_log_cannot_tell_is_refused() {
+    let server = Postgres::start().await;
+    let store = opened(&server).await;
+    let large = |bytes: usize| vec![ledger::NewEntry::new(vec![0xff; bytes])];
+    let refused = store
+        .append(&stream("a"), large(61 << 20), ExpectedVersion::Any)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert!(refused.to_string().contains("entries[0]"), "{refused}");
+    store
+        .append(&stream("a"), large(59 << 20), ExpectedVersion::Any)
+        .await
+        .unwrap();
+    let start = store.log().unwrap().start();
+    let told = next(&store, start, 1).await.unwrap();
+    match &told[0].mutation {
+        Mutation::Append { entry, .. } => assert_eq!(entry.payload.len(), 59 << 20),
+        other => panic!("no append: {other:?}"),
+    }
+    store.close().await;
+}
+
 /// What the server or its user cannot do is told before anything is made.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_needs_is_told() {

@@ -7,7 +7,7 @@ use ledger_core::{
     VersionConflict, is_json,
 };
 use ledger_layout::log;
-use ledger_layout::postgres::{Tables, array_literal, json_object};
+use ledger_layout::postgres::{StoreRow, Tables, array_literal, json_object};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
@@ -55,20 +55,23 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Checks the entries; `log` tells whether the store keeps a log.
+    /// Checks the entries, by the kind of the store's log too.
     pub(super) fn new(
         stream: StreamName,
         entries: Vec<NewEntry>,
         expected: ExpectedVersion,
-        log: bool,
+        store: &StoreRow,
     ) -> Result<Self> {
         let checked = entries
             .into_iter()
             .enumerate()
             .map(|(index, entry)| entry.checked(index));
         let entries = checked.collect::<Result<Vec<_>>>()?;
+        if store.wal {
+            check_sizes(&entries)?;
+        }
         let (mut bodies, mut ends) = (Vec::new(), Vec::new());
-        if log {
+        if store.log {
             let mut begin = 0;
             for end in log::split(&entries) {
                 bodies.push(log::encode_entries(entries.get(begin..end).unwrap_or(&[]))?);
@@ -140,6 +143,39 @@ impl Prepared {
     }
 }
 
+/// The most bytes of a row that its reader in the write-ahead log takes: a message of replication has
+/// at most 128 MiB.
+const MOST_OF_ROW: usize = 120 << 20;
+
+fn check_sizes(entries: &[NewEntry]) -> Result<()> {
+    for (index, entry) in entries.iter().enumerate() {
+        // What is no JSON is told in hexadecimal digits.
+        let payload = if is_json(&entry.payload) {
+            entry.payload.len()
+        } else {
+            2 * entry.payload.len()
+        };
+        let pairs = entry
+            .metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        let tags = entry.tags.iter().map(String::len);
+        let rest = pairs.chain(tags).sum::<usize>() + entry.order_key.len() + entry.dedup_key.len();
+        // Escapes may double a text.
+        if payload + 2 * rest > MOST_OF_ROW {
+            return Err(Error::invalid(
+                OPERATION,
+                format!(
+                    "entries[{index}]: {payload} bytes of payload and {rest} of the rest are more than \
+                     the write-ahead log tells at once, which is {MOST_OF_ROW}; a payload that is no \
+                     JSON counts twice"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// What became of an append among several.
 pub(super) enum Outcome {
     /// It was accepted or refused.
@@ -204,7 +240,7 @@ impl PostgresTransaction<'_> {
         if entries.is_empty() {
             return self.check_expected(stream, expected).await;
         }
-        let append = Prepared::new(stream.clone(), entries, expected, self.inner.row.log)?;
+        let append = Prepared::new(stream.clone(), entries, expected, &self.inner.row)?;
         self.append_prepared(&append).await
     }
 

@@ -305,7 +305,7 @@ impl Store for PostgresStore {
             let mut conn = self.inner.connection(OPERATION).await?;
             return self.on(&mut conn).check_expected(stream, expected).await;
         }
-        let append = Prepared::new(stream.clone(), entries, expected, self.inner.row.log)?;
+        let append = Prepared::new(stream.clone(), entries, expected, &self.inner.row)?;
         group::append(&self.inner, append).await
     }
 

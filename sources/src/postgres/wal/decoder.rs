@@ -233,7 +233,7 @@ impl Transaction {
                 let told = told.ok_or_else(|| {
                     corrupt("a row of the entries was written, and not by an append")
                 })?;
-                told.number += 1;
+                told.number = told.number.saturating_add(1);
                 let version = told.number;
                 let what = What::Append {
                     relation,
@@ -467,4 +467,221 @@ fn of_column(column: Column, what: &str) -> Error {
 
 fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, "read the write-ahead log", what)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::postgres::replication::RelationColumn;
+
+    const STORE: Uuid = Uuid::from_u128(7);
+
+    fn relation() -> Message {
+        let column = |name: &str| RelationColumn {
+            key: name == "id",
+            name: name.to_owned(),
+            kind: 25,
+            modifier: -1,
+        };
+        Message::Relation(Relation {
+            id: 1,
+            schema: "public".to_owned(),
+            table: "orders_entries".to_owned(),
+            identity: b'd',
+            columns: COLUMNS.iter().map(|name| column(name)).collect(),
+        })
+    }
+
+    fn told(text: &str) -> Message {
+        Message::Logical {
+            prefix: wal::prefix(&STORE),
+            content: Bytes::copy_from_slice(text.as_bytes()),
+        }
+    }
+
+    fn row(id: &str, versions: [&str; 2]) -> Row {
+        let text = |text: &str| Value::Text(Bytes::copy_from_slice(text.as_bytes()));
+        let [tags, annotations] = versions;
+        [
+            id,
+            "{}",
+            "?",
+            "",
+            "",
+            "1",
+            r#"{"k": "v"}"#,
+            r#"{a,"b \"c"}"#,
+            "{}",
+            tags,
+            annotations,
+            "2026-01-02 03:04:05.678901+00",
+            "2026-01-02 03:04:06+00",
+        ]
+        .map(|value| {
+            if value == "?" {
+                Value::Null
+            } else {
+                text(value)
+            }
+        })
+        .to_vec()
+    }
+
+    fn insert(id: &str) -> Message {
+        Message::Insert {
+            relation: 1,
+            row: row(id, ["0", "0"]),
+        }
+    }
+
+    fn begin(commit: u64) -> Message {
+        Message::Begin { commit, at: 5 }
+    }
+
+    fn read(decoder: &mut Decoder, messages: Vec<Message>) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for message in messages {
+            if let Met::Change(position, raw) = decoder.read(message)? {
+                changes.push(decoder.change(position, raw)?);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn transaction() -> Vec<Message> {
+        vec![
+            begin(9),
+            told("a 3 2 40 a name"),
+            relation(),
+            insert("11"),
+            insert("12"),
+            told("l 3 2 0 a name"),
+            Message::Update {
+                relation: 1,
+                before: None,
+                row: row("11", ["1", "0"]),
+            },
+            told("t 3 2 12 a name"),
+            told("r 3 3 0 another"),
+            Message::Commit { end: 10 },
+        ]
+    }
+
+    #[test]
+    fn a_transaction_is_told_change_by_change() {
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let changes = read(&mut decoder, transaction()).unwrap();
+        let kinds: Vec<_> = changes.iter().map(|c| c.mutation.kind().as_str()).collect();
+        assert_eq!(kinds, ["append", "append", "set_tags", "trim", "rename"]);
+        assert!(changes.is_sorted_by(|a, b| a.cursor < b.cursor));
+        let Mutation::Append { entry, version } = &changes[1].mutation else {
+            panic!("an append")
+        };
+        assert_eq!((entry.id, *version), (EntryId(12), 42));
+        assert_eq!(entry.tags, ["a", "b \"c"]);
+        assert_eq!(entry.created_at, changes[1].committed_at);
+        assert_eq!(changes[2].committed_at.as_micros() % 1_000_000, 0);
+        assert_eq!(changes[4].stream.name.as_str(), "another");
+        assert_eq!(changes[4].stream.name_version, 3);
+    }
+
+    #[test]
+    fn from_within_a_transaction_exactly_the_rest_comes() {
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let all = read(&mut decoder, transaction()).unwrap();
+        for (at, change) in all.iter().enumerate() {
+            let after = Position::from_cursor(&change.cursor, &STORE).unwrap();
+            let mut decoder = Decoder::new(STORE, after, true);
+            assert_eq!(read(&mut decoder, transaction()).unwrap(), all[at + 1..]);
+        }
+    }
+
+    #[test]
+    fn another_transaction_in_the_place_of_the_cursors_is_another_history() {
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let all = read(&mut decoder, transaction()).unwrap();
+        let after = Position::from_cursor(&all[0].cursor, &STORE).unwrap();
+        for begun in [begin(8), begin(10), Message::Begin { commit: 9, at: 6 }] {
+            let mut decoder = Decoder::new(STORE, after, true);
+            let error = read(&mut decoder, vec![begun]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SourceDiverged);
+        }
+    }
+
+    #[test]
+    fn what_no_function_of_the_store_wrote_is_corrupt_or_nothing() {
+        let messages = |between: Message| vec![begin(9), relation(), between];
+        for (message, refused) in [
+            (insert("1"), true),
+            (told("a 3 2"), true),
+            (told("x 3 2 4 name"), true),
+            (told("a 3 -2 4 name"), true),
+            (
+                Message::Logical {
+                    prefix: "ledger:other".to_owned(),
+                    content: Bytes::from_static(b"a"),
+                },
+                false,
+            ),
+            (
+                Message::Update {
+                    relation: 1,
+                    before: None,
+                    row: row("1", ["1", "0"]),
+                },
+                false,
+            ),
+        ] {
+            let mut decoder = Decoder::new(STORE, Position::START, false);
+            let read = read(&mut decoder, messages(message.clone()));
+            match read {
+                Ok(changes) => assert!(changes.is_empty() && !refused, "{message:?}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    assert!(refused, "{message:?}");
+                }
+            }
+        }
+    }
+
+    prop_compose! {
+        fn value()(kind in 0..4_u8, text in "[-0-9a{}\"\\\\, :+.]{0,12}") -> Value {
+            match kind {
+                0 => Value::Null,
+                1 => Value::Absent,
+                _ => Value::Text(text.into()),
+            }
+        }
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let any_row = || prop::collection::vec(value(), 0..14);
+        prop_oneof![
+            (0..20_u64).prop_map(begin),
+            Just(relation()),
+            Just(insert("7")),
+            Just(Message::Commit { end: 3 }),
+            "[alrtx] [0-9]{1,3} [0-9]{1,2} [0-9]{1,20} .{0,9}".prop_map(|text| told(&text)),
+            (0..3_u32, any_row()).prop_map(|(relation, row)| Message::Insert { relation, row }),
+            (0..3_u32, any_row()).prop_map(|(relation, row)| Message::Update {
+                relation,
+                before: None,
+                row
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(messages in prop::collection::vec(message(), 0..40)) {
+            let mut decoder = Decoder::new(STORE, Position::START, false);
+            for message in messages {
+                if let Ok(Met::Change(position, raw)) = decoder.read(message) {
+                    let _ = decoder.change(position, raw);
+                }
+            }
+        }
+    }
 }
