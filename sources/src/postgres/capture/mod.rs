@@ -22,6 +22,7 @@ mod select;
 mod slot;
 mod source;
 mod text;
+mod timeline;
 mod transport;
 mod types;
 

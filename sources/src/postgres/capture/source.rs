@@ -25,6 +25,7 @@ use super::options::{CaptureOptions, WalBudget};
 use super::position::{Position, parsed, shown};
 use super::rows::{Carried, Rows, check_name};
 use super::slot::{self, Publishes};
+use super::timeline::Timeline;
 use super::transport::Replication;
 use super::types::Types;
 use crate::postgres::registry::Registry;
@@ -428,6 +429,12 @@ impl Source<RowChange> for PostgresCapture {
         let found = catalog::tables(&mut conn, &inner.options, &types).await?;
         let publications = inner.publications(pipeline);
         inner.publish(&mut conn, &publications, &found).await?;
+        let (replication, timeline) =
+            Timeline::of(Replication::connect(&inner.config).await?).await?;
+        if let Progress::Follow(cursor) = &progress {
+            let position = Position::from_cursor(cursor)?;
+            timeline.check(position, Position::timeline_of(cursor))?;
+        }
         let name = inner.slot(pipeline);
         let (position, fresh) = inner.place(&mut conn, &name, &progress).await?;
         let end = written(&mut conn).await?;
@@ -436,7 +443,6 @@ impl Source<RowChange> for PostgresCapture {
         if !inner.options.copy {
             pending.iter_mut().for_each(Pending::leave_out);
         }
-        let replication = Replication::connect(&inner.config).await?;
         // The log's values are written by the settings of this connection.
         let (replication, _) = replication
             .execute(
@@ -459,6 +465,7 @@ impl Source<RowChange> for PostgresCapture {
             inner.options.clone(),
             carried,
             position,
+            timeline.number,
         );
         let following = Following {
             config: inner.config.clone(),
