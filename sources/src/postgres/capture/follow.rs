@@ -20,6 +20,7 @@ use super::catalog::Found;
 use super::copy::{Copied, Copy};
 use super::decode::decode;
 use super::feed::{Feed, Frame};
+use super::in_flight::InFlight;
 use super::position::{Position, parsed};
 use super::rows::Rows;
 use super::slot;
@@ -92,6 +93,7 @@ pub(super) struct Following {
     pub(super) until: Option<Position>,
     pub(super) left: Arc<AtomicU64>,
     pub(super) is_copying: Arc<AtomicBool>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) alive_at: Option<Instant>,
     pub(super) over: bool,
 }
@@ -109,6 +111,8 @@ impl Following {
             }
             let mut steps = Vec::new();
             let done = Box::pin(this.next(turn, &mut steps)).await;
+            let rows = steps.iter().filter(|step| step.item.is_some()).count();
+            this.in_flight.hand_on(this.rows.position, rows as u64);
             let mut results: Vec<_> = steps.into_iter().map(Ok).collect();
             let turn = match done {
                 Ok(turn) => turn,

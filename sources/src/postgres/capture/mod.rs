@@ -15,6 +15,7 @@ mod copy;
 mod decode;
 mod feed;
 mod follow;
+mod in_flight;
 mod options;
 mod position;
 mod rows;
