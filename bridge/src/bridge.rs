@@ -403,6 +403,7 @@ impl<T: Item> Bridge<T> {
                     };
                     stats.lag_entries = lag.entries;
                     stats.lag = lag.age;
+                    stats.lag_bytes = lag.bytes;
                     stats.held_by = lag.held_by;
                 });
             }

@@ -59,6 +59,8 @@ pub struct Stats {
     pub lag_entries: u64,
     /// How long ago the oldest of them was written.
     pub lag: Duration,
+    /// How many bytes of the source's log are behind it, where the source can tell.
+    pub lag_bytes: Option<u64>,
     /// Who keeps the log's readers waiting at this moment.
     pub held_by: Vec<String>,
     /// The last error, on one line.

@@ -115,6 +115,9 @@ pub struct Lag {
     pub entries: u64,
     /// How long ago the oldest of them was written.
     pub age: Duration,
+    /// How many bytes of the log are behind the position, where the log is one of bytes: with all that
+    /// is no change in it.
+    pub bytes: Option<u64>,
     /// Who holds the log's readers back at this moment, in words.
     pub held_by: Vec<String>,
 }

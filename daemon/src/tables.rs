@@ -1,9 +1,9 @@
 //! What is said of tables in arguments and in the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ledger::postgres::capture::{CaptureOptions, TableFilter, WalBudget};
-use ledger::{ColumnOptions, Protection, TableName, TableOptions, TableRoutes};
+use ledger::{ClusterOptions, ColumnOptions, Protection, TableName, TableOptions, TableRoutes};
 
 use crate::cli::Run;
 use crate::exit::Failure;
@@ -23,7 +23,12 @@ pub(crate) struct Settings {
     pub(crate) soft_delete: bool,
     /// Whether updates and deletes of tables without a key are carried.
     pub(crate) keyless_changes: bool,
+    /// Over which servers the copies are spread.
+    pub(crate) cluster: ClusterOptions,
 }
+
+/// What takes an argument that stands for a table.
+pub(crate) type Take = fn(&mut Settings, &str) -> Result<(), String>;
 
 /// Reads `schema.table`; a name alone is one in `public`.
 pub(crate) fn table_name(text: &str) -> ledger::Result<TableName> {
@@ -39,16 +44,23 @@ fn named(text: &str) -> Result<TableName, String> {
     table_name(text).map_err(|error| error.context().to_owned())
 }
 
+fn dimensions(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=6).contains(number));
+    number.ok_or_else(|| "must have dimensions:N with N from 1 to 6".to_owned())
+}
+
 impl Settings {
     /// Takes `schema.table.column=HOW`.
     pub(crate) fn column(&mut self, text: &str) -> Result<(), String> {
-        let rule = "must be TABLE.COLUMN=HOW, where HOW is exclude, hash, text or mask:TEXT";
+        let rule = "must be TABLE.COLUMN=HOW, where HOW is exclude, hash, text, mask:TEXT or \
+                    dimensions:N";
         let (path, how) = text.split_once('=').ok_or(rule)?;
         let (table, column) = path.rsplit_once('.').ok_or(rule)?;
         let (table, column) = (named(table)?, column.to_owned());
         let (filter, options) = self.tables.entry(table.clone()).or_default();
         let carried = options.columns.entry(column.clone()).or_default();
         match how.split_once(':') {
+            Some(("dimensions", number)) => carried.dimensions = Some(dimensions(number)?),
             Some(("mask", mask)) => carried.protect = Some(Protection::Mask(mask.to_owned())),
             None if how == "text" => carried.text = true,
             None if how == "hash" => self.hashed.push((table, column)),
@@ -69,6 +81,53 @@ impl Settings {
         }
         let (_, options) = self.tables.entry(named(table)?).or_default();
         options.target = Some(name.to_owned());
+        Ok(())
+    }
+
+    /// Takes `schema.table.column=NAME`: what became of a column that vanished, nothing where it was
+    /// dropped.
+    pub(crate) fn column_rename(&mut self, text: &str) -> Result<(), String> {
+        let rule = "must be TABLE.COLUMN=NAME, or TABLE.COLUMN= for one that was dropped";
+        let (path, name) = text.split_once('=').ok_or(rule)?;
+        let (table, column) = path.rsplit_once('.').ok_or(rule)?;
+        if column.is_empty() {
+            return Err(rule.to_owned());
+        }
+        let (_, options) = self.tables.entry(named(table)?).or_default();
+        let name = (!name.is_empty()).then(|| name.to_owned());
+        options.renames.insert(column.to_owned(), name);
+        Ok(())
+    }
+
+    /// Takes `schema.table=COLUMN,COLUMN`.
+    pub(crate) fn order_by(&mut self, text: &str) -> Result<(), String> {
+        let rule = "must be TABLE=COLUMN,COLUMN";
+        let (table, columns) = text.split_once('=').ok_or(rule)?;
+        let columns: Vec<_> = columns
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect();
+        let distinct: BTreeSet<_> = columns.iter().collect();
+        if columns.iter().any(String::is_empty) || distinct.len() < columns.len() {
+            return Err(rule.to_owned());
+        }
+        let (_, options) = self.tables.entry(named(table)?).or_default();
+        options.order_by = columns;
+        Ok(())
+    }
+
+    /// Takes `schema.table=SETTING=VALUE`.
+    pub(crate) fn setting(&mut self, text: &str) -> Result<(), String> {
+        let rule = "must be TABLE=SETTING=VALUE";
+        let (table, setting) = text.split_once('=').ok_or(rule)?;
+        let (setting, value) = setting.split_once('=').ok_or(rule)?;
+        if setting.is_empty() || value.is_empty() {
+            return Err(rule.to_owned());
+        }
+        let (_, options) = self.tables.entry(named(table)?).or_default();
+        options
+            .settings
+            .insert(setting.to_owned(), value.to_owned());
         Ok(())
     }
 
@@ -96,7 +155,10 @@ impl Settings {
             let carried: &mut ColumnOptions = options.columns.entry(column).or_default();
             carried.protect = Some(Protection::Hash(key.into_bytes()));
         }
-        let mut routes = TableRoutes::default();
+        let mut routes = TableRoutes {
+            cluster: self.cluster,
+            ..TableRoutes::default()
+        };
         options.keyless_changes = self.keyless_changes;
         routes.others.soft_delete = self.soft_delete;
         routes.others.keyless_changes = self.keyless_changes;
@@ -127,6 +189,11 @@ pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, Table
             ("--keyless-changes", capture.keyless_changes),
             ("--resync-table", !capture.resync_table.is_empty()),
             ("--soft-delete", capture.soft_delete),
+            ("--column-rename", !capture.column_rename.is_empty()),
+            ("--order-by", !capture.order_by.is_empty()),
+            ("--setting", !capture.setting.is_empty()),
+            ("--cluster", capture.cluster.is_some()),
+            ("--replicated", capture.replicated),
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given);
         return match given.next() {
@@ -138,20 +205,27 @@ pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, Table
         hash_key: std::env::var(HASH_KEY).ok(),
         soft_delete: capture.soft_delete,
         keyless_changes: capture.keyless_changes,
+        cluster: ClusterOptions {
+            cluster: capture.cluster.clone(),
+            replicated: capture.replicated,
+        },
         ..Settings::default()
     };
-    let given = [
-        (
-            "--column",
-            &capture.column,
-            Settings::column as fn(&mut Settings, &str) -> _,
-        ),
+    let given: [(_, _, Take); 6] = [
+        ("--column", &capture.column, Settings::column),
         ("--rename", &capture.rename, Settings::rename),
         ("--rows", &capture.rows, Settings::rows),
+        (
+            "--column-rename",
+            &capture.column_rename,
+            Settings::column_rename,
+        ),
+        ("--order-by", &capture.order_by, Settings::order_by),
+        ("--setting", &capture.setting, Settings::setting),
     ];
     for (argument, texts, take) in given {
         for text in texts {
-            let taken: Result<(), String> = take(&mut settings, text);
+            let taken = take(&mut settings, text);
             taken.map_err(|rule| Failure::usage(format!("{argument} {text}: {rule}")))?;
         }
     }
@@ -186,6 +260,12 @@ mod tests {
         }
         settings.rename("t=people")?;
         settings.rows("sales.o=region = 7")?;
+        settings.order_by("sales.o=region, id")?;
+        settings.setting("sales.o=index_granularity=4096")?;
+        settings.column_rename("t.mail=email")?;
+        settings.column_rename("public.t.fax=")?;
+        settings.cluster.cluster = Some("all".to_owned());
+        settings.cluster.replicated = true;
         let mut options = CaptureOptions::new("*.*".parse().unwrap());
         let routes = settings.apply(&mut options)?;
         Ok((options, routes))
@@ -193,15 +273,29 @@ mod tests {
 
     #[test]
     fn each_side_is_told_what_concerns_it() {
-        let columns = ["t.a=exclude", "public.t.b=mask:***", "t.c=hash", "t.d=text"];
+        let columns = [
+            "t.a=exclude",
+            "public.t.b=mask:***",
+            "t.c=hash",
+            "t.d=text",
+            "t.e=dimensions:2",
+        ];
         let (options, routes) = read(&columns, Some("k")).unwrap();
         let table = TableName::new("public", "t");
         assert!(options.filters[&table].exclude.contains("a"));
         let of_sink = &routes.tables[&table];
         assert_eq!(of_sink.target.as_deref(), Some("people"));
-        assert_eq!(of_sink.columns.len(), 3);
+        assert_eq!(of_sink.columns.len(), 4);
+        assert_eq!(of_sink.columns["e"].dimensions, Some(2));
+        assert_eq!(of_sink.renames["mail"].as_deref(), Some("email"));
+        assert_eq!(of_sink.renames["fax"], None);
+        assert_eq!(routes.cluster.cluster.as_deref(), Some("all"));
+        assert!(routes.cluster.replicated);
         assert!(of_sink.columns["d"].text && of_sink.columns["c"].protect.is_some());
-        let other = &options.filters[&TableName::new("sales", "o")];
+        let sales = TableName::new("sales", "o");
+        assert_eq!(routes.tables[&sales].order_by, ["region", "id"]);
+        assert_eq!(routes.tables[&sales].settings["index_granularity"], "4096");
+        let other = &options.filters[&sales];
         assert_eq!(other.rows.as_deref(), Some("region = 7"));
     }
 
@@ -215,8 +309,21 @@ mod tests {
             "t.a=shred",
             "t.a=mask",
             ".a.b=hash",
+            "t.a=dimensions:0",
+            "t.a=dimensions:7",
         ] {
             assert!(read(&[column], Some("k")).is_err(), "{column}");
+        }
+        let mut settings = Settings::default();
+        let wrong: [(Take, &[&str]); 3] = [
+            (Settings::order_by, &["t", "t=", "t=a,", "t=a,a", "=a"]),
+            (Settings::setting, &["t", "t=a", "t==1", "t=a=", "=a=1"]),
+            (Settings::column_rename, &["t.a", "a=b", "t.=b", ".t.a=b"]),
+        ];
+        for (take, texts) in wrong {
+            for text in texts {
+                assert!(take(&mut settings, text).is_err(), "{text}");
+            }
         }
         let error = read(&["t.a=hash"], None).unwrap_err();
         assert!(error.contains("hash_key"), "{error}");

@@ -94,6 +94,16 @@ impl Service {
         Ok(v1::ResyncBridgeResponse {})
     }
 
+    /// See `AdminService.RemoveBridge`.
+    pub(crate) async fn remove_bridge(
+        &self,
+        request: v1::RemoveBridgeRequest,
+    ) -> Result<v1::RemoveBridgeResponse, Status> {
+        let name = named("name", &request.name)?;
+        answer(self.options.bridges.remove(&name).await)?;
+        Ok(v1::RemoveBridgeResponse {})
+    }
+
     /// See `AdminService.VerifyBridge`.
     pub(crate) async fn verify_bridge(
         &self,
@@ -196,6 +206,7 @@ fn bridge(bridge: BridgeStatus) -> v1::Bridge {
         .into(),
         lag_entries: bridge.lag_entries,
         lag: Some(duration(bridge.lag)),
+        lag_bytes: bridge.lag_bytes,
         last_error: bridge.last_error.unwrap_or_default(),
         delivered: bridge.delivered,
         skipped: bridge.skipped,

@@ -22,6 +22,9 @@ pub trait Bridges: Send + Sync + 'static {
     /// begun.
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()>;
 
+    /// Ends a bridge for good, and gives back what it holds at its source.
+    async fn remove(&self, name: &PipelineId) -> Result<()>;
+
     /// Compares the two sides of a bridge, and mends what differs where `repair` is set.
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification>;
 
@@ -93,6 +96,8 @@ pub struct BridgeStatus {
     pub ready: bool,
     /// How many mutations it is behind.
     pub lag_entries: u64,
+    /// How many bytes of the source's log it is behind, where the source can tell.
+    pub lag_bytes: Option<u64>,
     /// How long ago the oldest of them was written.
     pub lag: Duration,
     /// The last error since its last success.
@@ -167,6 +172,10 @@ impl Bridges for NoBridges {
     }
 
     async fn resync(&self, name: &PipelineId, _: Option<&str>) -> Result<()> {
+        Self::unknown(name)
+    }
+
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
         Self::unknown(name)
     }
 

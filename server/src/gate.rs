@@ -22,13 +22,14 @@ use crate::{PeerCertificates, RESOURCE, Service};
 pub type SpanHook = Arc<dyn Fn(&Span, &HeaderMap) + Send + Sync>;
 
 /// The methods that may take longer than [`Limits::request_time`](crate::Limits::request_time).
-pub const REQUEST_TIMEOUT_EXEMPT: [&str; 8] = [
+pub const REQUEST_TIMEOUT_EXEMPT: [&str; 9] = [
     "/ledger.v1.FollowService/Tail",
     "/ledger.v1.FollowService/Changes",
     "/ledger.v1.FollowService/AppendStream",
     "/ledger.v1.AdminService/VerifyBridge",
     "/ledger.v1.AdminService/ReplayDeadLetters",
     "/ledger.v1.AdminService/ResyncBridge",
+    "/ledger.v1.AdminService/RemoveBridge",
     "/ledger.v1.HookService/ReplayHook",
     "/ledger.v1.HookService/TestHook",
 ];

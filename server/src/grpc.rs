@@ -114,6 +114,8 @@ unary!(AdminService {
         |s, _call, m| Service::resume_bridge(s, m).await;
     resync_bridge(ResyncBridgeRequest) -> ResyncBridgeResponse:
         |s, _call, m| Service::resync_bridge(s, m).await;
+    remove_bridge(RemoveBridgeRequest) -> RemoveBridgeResponse:
+        |s, _call, m| Service::remove_bridge(s, m).await;
     verify_bridge(VerifyBridgeRequest) -> VerifyBridgeResponse:
         |s, _call, m| Service::verify_bridge(s, m).await;
     list_dead_letters(ListDeadLettersRequest) -> ListDeadLettersResponse:

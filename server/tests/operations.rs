@@ -54,6 +54,7 @@ impl Bridges for Noted {
             state: BridgeState::Following,
             ready: !self.failing,
             lag_entries: 7,
+            lag_bytes: Some(70),
             lag: Duration::from_millis(1_500),
             last_error: self.failing.then(|| "no answer".into()),
             delivered: 1,
@@ -78,6 +79,10 @@ impl Bridges for Noted {
 
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
         self.note(name, format!("resync {table:?}"))
+    }
+
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
+        self.note(name, "remove")
     }
 
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification> {

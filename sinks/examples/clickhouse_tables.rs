@@ -13,7 +13,7 @@ use ledger_core::{
 };
 use ledger_layout::clickhouse::{ClickHouseConfig, Connection, Dedup};
 use ledger_layout::tables::TableRoutes;
-use ledger_sinks::clickhouse::{ClickHouseTables, ClusterOptions};
+use ledger_sinks::clickhouse::ClickHouseTables;
 
 const ROWS: u64 = 1_000_000;
 const BATCH: u64 = 100_000;
@@ -127,7 +127,7 @@ async fn measure(
     table: &Arc<Table>,
     batches: Vec<Batch<RowChange>>,
 ) -> Result<()> {
-    let sink = ClickHouseTables::open(config, TableRoutes::default(), ClusterOptions::default());
+    let sink = ClickHouseTables::open(config, TableRoutes::default());
     let sink = sink.await?;
     let source: SourceId = "00000000-0000-0000-0000-000000000001@1/1".parse()?;
     let fence = match sink.cursors() {

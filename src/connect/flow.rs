@@ -232,6 +232,34 @@ impl Flow {
         under_lease(consumers, pipeline, "resync", emptied).await
     }
 
+    /// Gives back what the bridge holds at the source, for good: its registration and dead letters,
+    /// and of a bridge of tables its replication slot and its publications, which keep the log. What
+    /// it has written stays at the sink. `Unavailable` while the bridge runs.
+    pub async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
+        let consumers = self.consumers()?;
+        let removed = async {
+            match &self.0 {
+                Kind::Ledger { .. } => consumers.unregister(pipeline).await,
+                #[cfg(feature = "postgres")]
+                Kind::Tables(tables) => tables.remove(pipeline).await,
+            }
+        };
+        let known = consumers.list().await?;
+        if known.iter().any(|consumer| consumer.pipeline == *pipeline) {
+            return under_lease(consumers, pipeline, "remove", removed).await;
+        }
+        match &self.0 {
+            Kind::Ledger { .. } => Err(Error::new(
+                ErrorKind::NotFound,
+                "remove bridge",
+                format!("there is no bridge {pipeline} at {}", self.source()),
+            )),
+            // A slot may be left of one that is not registered any more.
+            #[cfg(feature = "postgres")]
+            Kind::Tables(_) => removed.await,
+        }
+    }
+
     /// Compares the two, and mends what differs where `options.repair` says so.
     pub async fn verify(
         &self,

@@ -69,15 +69,6 @@ impl Flow {
             )),
         }
     }
-
-    /// Gives back what the bridge holds at the source: its replication slot, its publications and
-    /// its registration. Nothing of a store.
-    pub async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
-        match self.as_tables() {
-            Some(tables) => tables.source.remove(pipeline).await,
-            None => self.consumers()?.unregister(pipeline).await,
-        }
-    }
 }
 
 impl TableFlow {
@@ -109,6 +100,10 @@ impl TableFlow {
 
     pub(super) async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
         self.sink.resync(pipeline).await
+    }
+
+    pub(super) async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
+        self.source.remove(pipeline).await
     }
 
     pub(super) async fn verify(
@@ -143,8 +138,8 @@ async fn open(to: &DatabaseUrl, routes: TableRoutes) -> Result<(Arc<dyn TableSin
     match &to.0 {
         #[cfg(feature = "clickhouse")]
         Kind::ClickHouse(config) => {
-            use ledger_sinks::clickhouse::{ClickHouseTables, ClusterOptions};
-            let sink = ClickHouseTables::open(config, routes, ClusterOptions::default()).await?;
+            use ledger_sinks::clickhouse::ClickHouseTables;
+            let sink = ClickHouseTables::open(config, routes).await?;
             let bounds = ClickHouseTables::recommended_batch();
             let batch = BatchOptions {
                 max_items: bounds.items,

@@ -32,7 +32,7 @@ pub(crate) struct Ends {
     pub(crate) on_failure: OnFailure,
 }
 
-fn with_database(url: &str, database: &str) -> String {
+pub(crate) fn with_database(url: &str, database: &str) -> String {
     let (head, query) = match url.split_once('?') {
         Some((head, query)) => (head, format!("?{query}")),
         None => (url, String::new()),

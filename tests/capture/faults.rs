@@ -39,6 +39,48 @@ async fn a_slot_that_somebody_dropped_is_never_replaced_silently() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_somebody_drops_ends_the_bridge_that_reads_it() {
+    let ends = Ends::open(
+        Engine::Today,
+        "public.*",
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);",
+    )
+    .await;
+    let running = ends.start().await;
+    until("the table is copied", async || {
+        ends.has("t_current").await && ends.number("SELECT count() FROM t_current").await == 1
+    })
+    .await;
+    // Whoever drops it ends its reader first; the bridge reads again at once, so both are tried
+    // until the drop wins.
+    until("the slot is dropped", async || {
+        let drop = "DO $$ BEGIN
+            PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots
+                WHERE database = current_database() AND active;
+            PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+                WHERE database = current_database() AND NOT active;
+            EXCEPTION WHEN object_in_use THEN NULL; END $$";
+        ends.sql(drop).await;
+        ends.source("SELECT 1 FROM pg_replication_slots WHERE database = current_database()")
+            .await
+            .is_empty()
+    })
+    .await;
+    ends.sql("INSERT INTO t VALUES (2)").await;
+    let error = running.ended().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CursorExpired, "{}", error.chain());
+    assert!(
+        error.chain().contains("`ledger bridge run --resync`"),
+        "{}",
+        error.chain()
+    );
+    let flow = ends.flow().await.unwrap();
+    flow.resync(&ends.pipeline).await.unwrap();
+    ends.assert_equal().await;
+    ends.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_stands_further_than_the_sink_is_not_followed() {
     let ends = Ends::open(
         Engine::Today,

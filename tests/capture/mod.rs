@@ -3,9 +3,12 @@
 mod changes;
 mod ends;
 mod faults;
+mod idle;
 mod selection;
 mod shapes;
 mod sql;
+mod standby;
+mod tls;
 mod types;
 
 /// Each case on today's engine and on the oldest supported one.

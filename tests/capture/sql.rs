@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
 use super::ends::{Ends, Engine};
+use crate::replication::run::until;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, n numeric(12,2), v text, at timestamptz);
     ALTER TABLE t ALTER v SET STORAGE EXTERNAL;
@@ -65,4 +66,39 @@ async fn tables_are_carried_into_sqlite() {
     rows.sort();
     assert_eq!(ends.source(SHOWN).await, rows);
     ends.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_read_and_not_durable_are_told() {
+    let tables = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (0);";
+    let ends = Ends::open(Engine::Today, "public.*", tables).await;
+    let other = Ends::open(Engine::Today, "public.*", "").await;
+    let carried = ends.elsewhere(&other.from);
+    carried.once().await.unwrap();
+    let running = carried.start().await;
+    let told = || {
+        let stats = running.bridge.stats();
+        (stats.lag_entries, stats.lag_bytes.unwrap_or_default())
+    };
+    // The sink waits.
+    let mut holder = sqlx::PgConnection::connect(&other.from).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+    for first in [1, 101, 201] {
+        ends.sql(&format!(
+            "INSERT INTO t SELECT generate_series({first}, {first} + 99)"
+        ))
+        .await;
+    }
+    until("all of them are behind", async || {
+        let (rows, bytes) = told();
+        rows == 300 && bytes > 300 * 8
+    })
+    .await;
+    holder.close().await.unwrap();
+    until("none is behind", async || told().0 == 0).await;
+    assert_eq!(other.source("SELECT count(*) FROM t").await, ["(301)"]);
+    running.stopped().await;
+    ends.close().await;
+    other.drop_databases().await;
 }

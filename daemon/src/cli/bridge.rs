@@ -32,6 +32,9 @@ pub(crate) enum Bridge {
     /// Empty the replica of a bridge of the daemon, and copy everything anew
     #[command(after_help = "Example: ledger bridge resync orders-to-clickhouse --yes")]
     Resync(Resync),
+    /// End a bridge for good: give back what it holds at its source, which keeps the log for it
+    #[command(after_help = "Example: ledger bridge remove app-to-clickhouse --yes")]
+    Remove(Remove),
     /// Compare source and sink entry by entry, and name what differs
     #[command(after_help = "Example: ledger bridge verify orders-to-clickhouse --repair")]
     Verify(Verify),
@@ -132,7 +135,8 @@ pub(crate) struct Capture {
     /// Drop the slot where it holds back more; else the bridge only ends
     #[arg(long, requires = "wal_budget")]
     pub(crate) drop_slot: bool,
-    /// What to do with a column: public.users.email=hash, =exclude, =text, =mask:TEXT; may be repeated
+    /// What to do with a column: public.users.email=hash, =exclude, =text, =mask:TEXT,
+    /// =dimensions:N; may be repeated
     #[arg(long, value_name = "TABLE.COLUMN=HOW", requires = "tables")]
     pub(crate) column: Vec<String>,
     /// Another name for a table at the sink: public.users=people; may be repeated
@@ -148,9 +152,38 @@ pub(crate) struct Capture {
     /// Copy this table anew first, beside the others; may be repeated
     #[arg(long, value_name = "TABLE", requires = "tables")]
     pub(crate) resync_table: Vec<String>,
+    /// In `ClickHouse`, the order of a table's rows: all of the key's columns, such as
+    /// public.orders=region,id; may be repeated
+    #[arg(long, value_name = "TABLE=COLUMNS", requires = "tables")]
+    pub(crate) order_by: Vec<String>,
+    /// In `ClickHouse`, a setting of a table: public.orders=index_granularity=4096; may be repeated
+    #[arg(long, value_name = "TABLE=SETTING=VALUE", requires = "tables")]
+    pub(crate) setting: Vec<String>,
+    /// What a column is called now: public.users.mail=email, or public.users.fax= for one that was
+    /// dropped; may be repeated
+    #[arg(long, value_name = "TABLE.COLUMN=NAME", requires = "tables")]
+    pub(crate) column_rename: Vec<String>,
+    /// The `ClickHouse` cluster on which tables are made and altered
+    #[arg(long, value_name = "NAME", requires = "tables")]
+    pub(crate) cluster: Option<String>,
+    /// Replicated tables in `ClickHouse`
+    #[arg(long, requires = "tables")]
+    pub(crate) replicated: bool,
     /// Keep removed rows readable, marked by _deleted
     #[arg(long, requires = "tables")]
     pub(crate) soft_delete: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// A bridge of the daemon; without one, the ends are named
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name"])]
+    pub(crate) bridge: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+    /// Do it: the bridge can then only begin anew, with a copy of everything
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

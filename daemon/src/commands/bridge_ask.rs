@@ -6,8 +6,8 @@ use std::time::Duration;
 use ledger_server::v1::bridge::State;
 use ledger_server::v1::{
     Bridge, DiscardDeadLettersRequest, GetBridgeRequest, ListBridgesRequest,
-    ListDeadLettersRequest, PauseBridgeRequest, ReplayDeadLettersRequest, ResumeBridgeRequest,
-    ResyncBridgeRequest, VerifyBridgeRequest, VerifyBridgeResponse,
+    ListDeadLettersRequest, PauseBridgeRequest, RemoveBridgeRequest, ReplayDeadLettersRequest,
+    ResumeBridgeRequest, ResyncBridgeRequest, VerifyBridgeRequest, VerifyBridgeResponse,
 };
 use serde_json::{Value, json};
 
@@ -138,6 +138,29 @@ pub(crate) async fn resync(
         |table| format!("copies {table} anew"),
     );
     said(printer, global, name, "resync", &words)
+}
+
+/// Ends a bridge for good.
+pub(crate) async fn remove(name: &str, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
+    let daemon = Daemon::of(&global.overrides())?;
+    let request = RemoveBridgeRequest {
+        name: name.to_owned(),
+    };
+    daemon
+        .admin()?
+        .remove_bridge(request)
+        .await
+        .answer(&daemon)?;
+    removed(name, global, printer)
+}
+
+/// Tells that a bridge is no more.
+pub(crate) fn removed(name: &str, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
+    printer.result(&match printer.form(global.output) {
+        Output::Table => format!("bridge {name} is removed; what it has written stays"),
+        _ => json!({ "bridge": name, "removed": true }).to_string(),
+    })?;
+    Ok(Exit::Done)
 }
 
 fn said(
@@ -363,6 +386,7 @@ fn value(bridge: &Bridge) -> Value {
         "ready": bridge.ready,
         "rate": bridge.rate,
         "lag_entries": bridge.lag_entries,
+        "lag_bytes": bridge.lag_bytes,
         "lag_seconds": lag(bridge).as_secs_f64(),
         "delivered": bridge.delivered,
         "bytes": bridge.bytes,

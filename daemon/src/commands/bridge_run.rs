@@ -123,6 +123,11 @@ fn line(stats: &Stats) -> String {
         stats.lag_entries,
         seconds(stats.lag)
     );
+    if let Some(bytes) = stats.lag_bytes {
+        #[allow(clippy::cast_precision_loss, reason = "rounded")]
+        let bytes = bytes as f64;
+        line.push_str(&format!(", {:.1} MB of the log", bytes / 1e6));
+    }
     if let Some(left) = stats
         .time_left()
         .filter(|left| *left >= Duration::from_secs(1))
@@ -148,6 +153,7 @@ fn tell(bridge: &AnyBridge, stats: &Stats) {
         delivered = stats.delivered,
         rate = stats.rate.round(),
         lag_entries = stats.lag_entries,
+        lag_bytes = stats.lag_bytes,
         lag_seconds = stats.lag.as_secs_f64(),
         left_seconds = stats.time_left().map(|left| left.as_secs()),
         parked = stats.parked,
@@ -200,6 +206,7 @@ fn as_json(bridge: &AnyBridge, summary: &Summary, took: Duration) -> Value {
         "refused": stats.refused,
         "dead_letters": summary.dead_letters,
         "lag_entries": stats.lag_entries,
+        "lag_bytes": stats.lag_bytes,
         "lag_seconds": stats.lag.as_secs_f64(),
         "position": stats.position.as_ref().map(ToString::to_string),
     })

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use ledger::bridge::OnFailure;
 use ledger::connect::DatabaseUrl;
 use ledger::postgres::capture::{CaptureOptions, TableSelection, WalBudget};
-use ledger::{PipelineId, TableRoutes};
+use ledger::{ClusterOptions, PipelineId, TableRoutes};
 
 use super::Secret;
 use super::sections::{BridgeConfig, Carried, store_name, understood};
 use super::tree::{Scalar, Section};
-use crate::tables::Settings;
+use crate::tables::{Settings, Take};
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 24] = [
     "name",
     "store",
     "from",
@@ -32,10 +32,15 @@ const KEYS: [&str; 19] = [
     "rename",
     "rows",
     "soft_delete",
+    "column_renames",
+    "order_by",
+    "settings",
+    "cluster",
+    "replicated",
 ];
 
 /// The keys that only a bridge of tables has.
-const OF_TABLES: [&str; 12] = [
+const OF_TABLES: [&str; 17] = [
     "slot",
     "publication",
     "copy",
@@ -48,6 +53,11 @@ const OF_TABLES: [&str; 12] = [
     "rename",
     "rows",
     "soft_delete",
+    "column_renames",
+    "order_by",
+    "settings",
+    "cluster",
+    "replicated",
 ];
 
 pub(super) fn bridges(top: &Section<'_>) -> Vec<BridgeConfig> {
@@ -98,11 +108,22 @@ fn bridge(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<BridgeC
     })
 }
 
+/// The keys that are lists.
+const LISTS: [&str; 7] = [
+    "skip",
+    "columns",
+    "rename",
+    "rows",
+    "column_renames",
+    "order_by",
+    "settings",
+];
+
 /// Everything as it was written.
 fn written(section: &Section<'_>) -> Secret {
     let mut text = String::new();
     for key in KEYS {
-        let values = if ["skip", "columns", "rename", "rows"].contains(&key) {
+        let values = if LISTS.contains(&key) {
             section.scalars(key)
         } else {
             section.text(key).into_iter().collect()
@@ -156,14 +177,15 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
         })
     };
     let mut settings = Settings::default();
-    for (key, take) in [
-        (
-            "columns",
-            Settings::column as fn(&mut Settings, &str) -> Result<(), String>,
-        ),
+    let lists: [(_, Take); 6] = [
+        ("columns", Settings::column),
         ("rename", Settings::rename),
         ("rows", Settings::rows),
-    ] {
+        ("column_renames", Settings::column_rename),
+        ("order_by", Settings::order_by),
+        ("settings", Settings::setting),
+    ];
+    for (key, take) in lists {
         for scalar in section.scalars(key) {
             if let Err(rule) = take(&mut settings, &scalar.text) {
                 section.refuse(&scalar, rule);
@@ -187,6 +209,10 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
     settings.soft_delete = section.switch("soft_delete");
     settings.keyless_changes = section.switch("keyless_changes");
     settings.hash_key = text("hash_key");
+    settings.cluster = ClusterOptions {
+        cluster: text("cluster"),
+        replicated: section.switch("replicated"),
+    };
     let routes: TableRoutes = match settings.apply(&mut options) {
         Ok(routes) => routes,
         Err(rule) => {

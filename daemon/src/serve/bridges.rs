@@ -223,10 +223,7 @@ impl Running {
             running.again(&one).await;
             worked
         });
-        task.await.unwrap_or_else(|error| {
-            let what = "the work ended out of order";
-            Err(Error::new(ErrorKind::Internal, "look after bridge", what).with_source(error))
-        })
+        task.await.unwrap_or_else(out_of_order)
     }
 
     async fn set_paused(&self, name: &PipelineId, paused: bool) -> Result<()> {
@@ -259,6 +256,11 @@ impl Running {
         let ends = ends.ok_or_else(|| one.closed())?;
         Ok((one, ends))
     }
+}
+
+fn out_of_order<T>(error: tokio::task::JoinError) -> Result<T> {
+    let what = "the work ended out of order";
+    Err(Error::new(ErrorKind::Internal, "look after bridge", what).with_source(error))
 }
 
 async fn stop(bridges: Vec<Arc<One>>) {
@@ -526,13 +528,14 @@ impl One {
             to_copy,
             lag_entries,
             lag,
+            lag_bytes,
             last_error,
             position,
             ..
         } = stats;
-        let (lag_entries, lag) = match &shown.behind {
-            Some(behind) if !measures_itself => (behind.entries, behind.age),
-            _ => (lag_entries, lag),
+        let (lag_entries, lag, lag_bytes) = match &shown.behind {
+            Some(behind) if !measures_itself => (behind.entries, behind.age, behind.bytes),
+            _ => (lag_entries, lag, lag_bytes),
         };
         let error = shown.error.clone().or(last_error);
         BridgeStatus {
@@ -553,6 +556,7 @@ impl One {
                 State::Stopped => BridgeState::Stopped,
             },
             lag_entries,
+            lag_bytes,
             lag,
             last_error: error,
             delivered,
@@ -592,6 +596,26 @@ impl Bridges for Running {
             }
         })
         .await
+    }
+
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
+        let (running, name) = (self.clone(), name.clone());
+        // In a task of its own, as all work for which a bridge is stopped.
+        let task = tokio::spawn(async move {
+            let _turn = running.work.lock().await;
+            let (one, ends) = running.ends(&name)?;
+            one.stopped().await;
+            if let Err(error) = ends.flow.remove(&name).await {
+                running.again(&one).await;
+                return Err(error);
+            }
+            let mut shown = lock(&one.shown);
+            shown.ended = true;
+            shown.error = Some("removed; take it out of the configuration".to_owned());
+            tracing::info!(bridge = %name, "bridge removed");
+            Ok(())
+        });
+        task.await.unwrap_or_else(out_of_order)
     }
 
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification> {

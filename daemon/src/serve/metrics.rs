@@ -65,7 +65,7 @@ type Number = fn(&BridgeStatus) -> f64;
     clippy::cast_precision_loss,
     reason = "the format knows floating point numbers only"
 )]
-const BRIDGE: [(Head, Number); 7] = [
+const BRIDGE: [(Head, Number); 8] = [
     (
         (
             "ledger_bridge_up",
@@ -89,6 +89,14 @@ const BRIDGE: [(Head, Number); 7] = [
             "How many mutations are not delivered.",
         ),
         |bridge| bridge.lag_entries as f64,
+    ),
+    (
+        (
+            "ledger_bridge_lag_bytes",
+            "gauge",
+            "How many bytes of the source's log are not delivered, where the source can tell.",
+        ),
+        |bridge| bridge.lag_bytes.unwrap_or_default() as f64,
     ),
     (
         (

@@ -94,6 +94,37 @@ fn a_bridge_carries_what_is_appended_and_can_be_looked_after() {
 }
 
 #[test]
+fn a_bridge_that_is_removed_gives_its_source_back() {
+    let home = Home::new("");
+    let to = home.url("replica.db");
+    home.configure(&format!("bridges:\n{}", bridge("copy", &to)));
+    home.out(&["start"]);
+    home.out(&["stream", "append", "a", "-s", "orders", "-S", "one"]);
+    wait_until_carried(&home, "copy", 1);
+    let unsure = home.ran(&["bridge", "remove", "copy"]);
+    assert_eq!(unsure.code, Some(2), "{unsure:#?}");
+    let from = home.url(".ledger/ledger.db");
+    let ends = [
+        "--from", &from, "--to", &to, "--store", "orders", "--name", "copy",
+    ];
+    let by_hand = || home.ran(&[&["bridge", "remove", "--yes"][..], &ends].concat());
+    // The daemon's bridge works.
+    let refused = by_hand();
+    assert_eq!(refused.code, Some(6), "{refused:#?}");
+    assert!(refused.err.contains("is running"), "{refused:#?}");
+    home.out(&["bridge", "remove", "copy", "--yes"]);
+    let told = status(&home, "copy");
+    assert_eq!(told["state"], "stopped", "{told}");
+    assert!(
+        told["last_error"].as_str().unwrap().contains("removed"),
+        "{told}"
+    );
+    // Nothing is registered any more; what was carried stays.
+    let unknown = by_hand();
+    assert_eq!(unknown.code, Some(5), "{unknown:#?}");
+}
+
+#[test]
 fn a_reload_changes_what_changed_and_a_bad_one_nothing() {
     let home = Home::new("");
     let config = |names: &[&str]| {

@@ -133,6 +133,7 @@ impl ChangeLog for MemoryStore {
                 entries: state.last_seq() - seq,
                 age: oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest)),
                 held_by: Vec::new(),
+                bytes: None,
             })
         })
     }

@@ -87,6 +87,7 @@ impl PostgresConfig {
 
     /// Opens a pool and tries one connection.
     pub async fn connect(&self) -> Result<PgPool> {
+        self.check_authority()?;
         // One attempt outside the pool: the pool would retry a refused connection or a wrong
         // password until its timeout and then tell only of the timeout.
         let attempt = tokio::time::timeout(self.acquire_timeout, self.connect.connect()).await;
@@ -118,6 +119,21 @@ impl PostgresConfig {
             .connect_with(self.connect.clone())
             .await
             .map_err(|error| super::failed("connect to PostgreSQL", context(), error))
+    }
+
+    /// Tells of a certificate authority's file that cannot be read, which a connection would report as
+    /// a server that is away.
+    fn check_authority(&self) -> Result<()> {
+        let url = self.url().and_then(|url| url::Url::parse(url).ok());
+        let mut pairs = url.iter().flat_map(url::Url::query_pairs);
+        let names = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+        let Some((_, path)) = pairs.find(|(name, _)| names.contains(&&**name)) else {
+            return Ok(());
+        };
+        std::fs::metadata(&*path).map(|_| ()).map_err(|error| {
+            let what = format!("sslrootcert {path:?} must be a file that can be read");
+            Error::invalid("connect to PostgreSQL", what).with_source(error)
+        })
     }
 }
 

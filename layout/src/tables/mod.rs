@@ -20,7 +20,7 @@ pub use note::{Alteration, Carried, Note, resync};
 pub use number::{
     Decimal, boolean, decimal, float32, float64, integer, push_float32, push_float64, vector,
 };
-pub use options::{ColumnOptions, TableOptions, TableRoutes};
+pub use options::{ClusterOptions, ColumnOptions, TableOptions, TableRoutes};
 pub use pairs::{Pairs, push_pair};
 pub use protect::Protection;
 pub use time::{Bounded, date, push_date, push_timestamp, timestamp};

@@ -77,6 +77,16 @@ impl TableOptions {
     }
 }
 
+/// How tables are spread, where the destination is a cluster of `ClickHouse` servers. [`Default`] is
+/// one server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterOptions {
+    /// The cluster on which tables and views are created and altered (`ON CLUSTER`).
+    pub cluster: Option<String>,
+    /// Whether tables are replicated (`ReplicatedReplacingMergeTree`, with the server's own path).
+    pub replicated: bool,
+}
+
 /// How the tables of a pipeline are carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableRoutes {
@@ -84,6 +94,8 @@ pub struct TableRoutes {
     pub tables: BTreeMap<TableName, TableOptions>,
     /// All others. Its `target` is not used: two tables cannot have one.
     pub others: TableOptions,
+    /// Over which servers; refused where the destination is none of a cluster.
+    pub cluster: ClusterOptions,
 }
 
 impl TableRoutes {

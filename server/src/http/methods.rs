@@ -80,6 +80,7 @@ pub(super) async fn call(
         "/ledger.v1.AdminService/PauseBridge" => with!(|m| service.pause_bridge(m).await),
         "/ledger.v1.AdminService/ResumeBridge" => with!(|m| service.resume_bridge(m).await),
         "/ledger.v1.AdminService/ResyncBridge" => with!(|m| service.resync_bridge(m).await),
+        "/ledger.v1.AdminService/RemoveBridge" => with!(|m| service.remove_bridge(m).await),
         "/ledger.v1.AdminService/VerifyBridge" => with!(|m| service.verify_bridge(m).await),
         "/ledger.v1.AdminService/ListDeadLetters" => with!(|m| service.list_dead_letters(m).await),
         "/ledger.v1.AdminService/DiscardDeadLetters" => {

@@ -56,7 +56,7 @@ const fn post(template: &'static str, action: &'static str) -> Route {
     route(Method::POST, template, action, Input::Body)
 }
 
-pub(super) static ROUTES: [Route; 36] = [
+pub(super) static ROUTES: [Route; 37] = [
     post(
         "/v1/streams/{stream}/entries",
         "/ledger.v1.LedgerService/Append",
@@ -116,6 +116,10 @@ pub(super) static ROUTES: [Route; 36] = [
     post(
         "/v1/bridges/{name}:resync",
         "/ledger.v1.AdminService/ResyncBridge",
+    ),
+    post(
+        "/v1/bridges/{name}:remove",
+        "/ledger.v1.AdminService/RemoveBridge",
     ),
     post(
         "/v1/bridges/{name}:verify",

@@ -71,6 +71,7 @@ impl PostgresTables {
     /// Opens a database for captured tables, which are created in the connection's first schema
     /// when their first change arrives.
     pub async fn open(config: &PostgresConfig, routes: TableRoutes) -> Result<Self> {
+        sql::check_cluster(&routes)?;
         let this = Self {
             pool: config.connect().await?,
             routes,

@@ -15,7 +15,7 @@ use ledger_layout::tables::Carried;
 
 pub(crate) use batch::deliver;
 pub(crate) use content::Opened;
-pub(crate) use schema::{drop_tables, load, prepare};
+pub(crate) use schema::{check_cluster, drop_tables, load, prepare};
 
 /// A value of a statement.
 #[derive(Debug, Clone, PartialEq)]

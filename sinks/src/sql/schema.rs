@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ledger_core::{Column, Error, ErrorKind, PipelineId, Result, RowChange, TableName};
-use ledger_layout::tables::{Alteration, Note, TableOptions, TableRoutes, resync};
+use ledger_layout::tables::{Alteration, ClusterOptions, Note, TableOptions, TableRoutes, resync};
 
 use super::statements::Destination;
 use super::{Engine, Param, quoted};
@@ -165,6 +165,15 @@ pub(super) async fn admit<E: Engine>(
     }
     noted.note = next;
     Ok(true)
+}
+
+/// Refuses what only a cluster of another kind can do.
+pub(crate) fn check_cluster(routes: &TableRoutes) -> Result<()> {
+    if routes.cluster == ClusterOptions::default() {
+        return Ok(());
+    }
+    let what = "the options `cluster` and `replicated` are not for this destination";
+    Err(Error::invalid(OPEN, what))
 }
 
 fn check(

@@ -43,6 +43,7 @@ impl SqliteTables {
 
     /// The same on the connections of an open database.
     pub async fn open_on(database: &Database, routes: TableRoutes) -> Result<Self> {
+        sql::check_cluster(&routes)?;
         let database = database.share();
         let mut writer = database.writer().await?;
         let mut tx = writer.begin().await?;

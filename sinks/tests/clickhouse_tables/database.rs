@@ -3,7 +3,7 @@
 use ledger_core::{Error, Result, RowChange, Sink as _};
 use ledger_layout::clickhouse::{ClickHouseConfig, Connection, identifier};
 use ledger_layout::tables::{TableOptions, TableRoutes};
-use ledger_sinks::clickhouse::{ClickHouseTables, ClusterOptions};
+use ledger_sinks::clickhouse::ClickHouseTables;
 use uuid::Uuid;
 
 pub(crate) use crate::changes::*;
@@ -39,9 +39,7 @@ impl Database {
             others,
             ..TableRoutes::default()
         };
-        ClickHouseTables::open(&self.config, routes, ClusterOptions::default())
-            .await
-            .unwrap()
+        ClickHouseTables::open(&self.config, routes).await.unwrap()
     }
 
     pub(crate) async fn execute(&self, sql: &str) {

@@ -7,7 +7,7 @@ use ledger_core::{
     TableSink as _, Version,
 };
 use ledger_layout::tables::{TableOptions, TableRoutes};
-use ledger_sinks::clickhouse::{ClickHouseTables, ClusterOptions};
+use ledger_sinks::clickhouse::ClickHouseTables;
 
 use crate::database::{
     Database, batch, begun, claim, column, delete, deliver, done, insert, key, pipeline, refused,
@@ -386,7 +386,7 @@ pub(crate) async fn tables_have_targets_of_their_own(database: Database) {
         ..TableOptions::default()
     };
     routes.tables.insert(renamed.name.clone(), options);
-    let sink = ClickHouseTables::open(&database.config, routes, ClusterOptions::default())
+    let sink = ClickHouseTables::open(&database.config, routes)
         .await
         .unwrap();
     let fence = claim(&sink).await;

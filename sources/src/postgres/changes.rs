@@ -156,6 +156,7 @@ impl ChangeLog for PostgresStore {
             age: oldest
                 .map(|oldest| now.0.since(oldest.0))
                 .unwrap_or_default(),
+            bytes: None,
             held_by: holders.describe(),
         })
     }

@@ -255,5 +255,6 @@ pub(super) async fn lag(
         entries,
         age,
         held_by: Vec::new(),
+        bytes: None,
     })
 }

@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::server::{DEADLINE, POLL, Server, Signals, children, command, required, runs, signal};
 
-/// A private PostgreSQL with `wal_level=logical`, durable as in production.
+/// A private PostgreSQL with `wal_level=logical`, durable as in production; of the version that the
+/// distribution has, or a newer one for what only that can do.
 ///
 /// Its superuser is `ledger`, its database `ledger`. Every instance has a system
 /// identifier of its own.
@@ -44,20 +46,48 @@ impl Postgres {
     /// # Panics
     /// If it does not start, or if `LEDGER_PG_BIN` is not set.
     pub async fn start_with(settings: &[&str]) -> Self {
-        let bin = PathBuf::from(required("LEDGER_PG_BIN"));
-        let signals = Signals {
-            stop: "INT",
-            abandon: "QUIT",
-        };
-        let server = Server::new("postgres", signals);
-        let mut this = Self { server, bin };
-        let home = this.server.folder().join("home");
-        fs::create_dir(&home).unwrap_or_else(|error| panic!("create {}: {error}", home.display()));
-        if is_root() {
-            this.server
-                .run(command("chown", ["postgres".as_ref(), home.as_os_str()]))
-                .await;
-        }
+        Self::initialised(required("LEDGER_PG_BIN"), settings).await
+    }
+
+    /// Starts a new instance of a newer PostgreSQL than that of the distribution: 17 or later, which
+    /// has failover slots. Otherwise as [`Self::start_with`].
+    ///
+    /// # Panics
+    /// If it does not start, or if `LEDGER_PG_NEW_BIN` is not set.
+    pub async fn start_newer(settings: &[&str]) -> Self {
+        Self::initialised(required("LEDGER_PG_NEW_BIN"), settings).await
+    }
+
+    /// Starts a physical standby of this instance, with more lines in its configuration. It follows
+    /// through the physical slot of this name where one is given.
+    ///
+    /// # Panics
+    /// If it cannot be copied, or does not start.
+    pub async fn standby(&self, slot: Option<&str>, settings: &[&str]) -> Self {
+        let mut this = Self::prepared(self.bin.clone()).await;
+        let primary = format!(
+            "host=127.0.0.1 port={} user=ledger dbname=ledger",
+            self.port()
+        );
+        let mut arguments = vec!["-d", &primary, "-R", "--checkpoint=fast", "--no-sync"];
+        arguments.extend(slot.into_iter().flat_map(|slot| ["--slot", slot]));
+        let copy = this.as_owner("pg_basebackup", &arguments);
+        this.server.run(copy).await;
+        this.configure(settings);
+        this.launch().await;
+        this
+    }
+
+    /// Ends the recovery of a standby, which is a primary with a timeline of its own then.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub async fn promote(&self) {
+        assert_eq!(self.psql("SELECT pg_promote()").await, "t");
+    }
+
+    async fn initialised(bin: String, settings: &[&str]) -> Self {
+        let mut this = Self::prepared(PathBuf::from(bin)).await;
         let initdb = this.as_owner(
             "initdb",
             &[
@@ -72,21 +102,64 @@ impl Postgres {
             ],
         );
         this.server.run(initdb).await;
-        let file = this.data().join("postgresql.conf");
-        let mut configuration = File::options()
-            .append(true)
-            .open(&file)
-            .unwrap_or_else(|error| panic!("open {}: {error}", file.display()));
-        let port = format!("port = {}", this.server.port());
-        for line in SETTINGS.iter().chain([&port.as_str()]).chain(settings) {
-            writeln!(configuration, "{line}")
-                .unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
-        }
+        this.configure(&[SETTINGS, settings].concat());
         this.launch().await;
         this.server
             .run(this.psql_command("postgres", "CREATE DATABASE ledger"))
             .await;
         this
+    }
+
+    /// A folder of its user's own.
+    async fn prepared(bin: PathBuf) -> Self {
+        let signals = Signals {
+            stop: "INT",
+            abandon: "QUIT",
+        };
+        let server = Server::new("postgres", signals);
+        let this = Self { server, bin };
+        let home = this.server.folder().join("home");
+        fs::create_dir(&home).unwrap_or_else(|error| panic!("create {}: {error}", home.display()));
+        this.give(&home).await;
+        this
+    }
+
+    /// Puts a file into the data directory, readable by the server's user only, as for a certificate.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub async fn put(&self, name: &str, content: &str) {
+        let file = self.data().join(name);
+        fs::write(&file, content)
+            .unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))
+            .unwrap_or_else(|error| panic!("protect {}: {error}", file.display()));
+        self.give(&file).await;
+    }
+
+    /// Adds lines to the configuration, for the next start; a later one wins.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn configure(&self, settings: &[&str]) {
+        let file = self.data().join("postgresql.conf");
+        let mut configuration = File::options()
+            .append(true)
+            .open(&file)
+            .unwrap_or_else(|error| panic!("open {}: {error}", file.display()));
+        let port = format!("port = {}", self.server.port());
+        for line in settings.iter().chain([&port.as_str()]) {
+            writeln!(configuration, "{line}")
+                .unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+        }
+    }
+
+    async fn give(&self, path: &Path) {
+        if is_root() {
+            self.server
+                .run(command("chown", ["postgres".as_ref(), path.as_os_str()]))
+                .await;
+        }
     }
 
     /// `postgres://ledger:ledger@127.0.0.1:port/ledger`; any password is accepted.

@@ -71,7 +71,7 @@ impl ClickHouseTables {
         let options = self.routes.options(table);
         let owner = pipeline.as_str();
         Ok(Opened {
-            destination: Destination::new(&target, &note, options, &self.cluster, owner)?,
+            destination: Destination::new(&target, &note, options, &self.routes.cluster, owner)?,
             note,
             boundary,
         })

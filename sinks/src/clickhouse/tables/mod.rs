@@ -26,6 +26,7 @@ use ledger_core::{
     TableName, TableReplica, TableSink, TableState,
 };
 use ledger_layout::clickhouse::{CapturedTables, ClickHouseConfig, Connection, Cursors, Tables};
+pub use ledger_layout::tables::ClusterOptions;
 use ledger_layout::tables::TableRoutes;
 use tokio::sync::Mutex;
 
@@ -35,15 +36,6 @@ use work::Work;
 
 const OPEN: &str = "open ClickHouse tables";
 const DELIVER: &str = "deliver to ClickHouse";
-
-/// How tables are spread over a cluster. [`Default`] is one server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClusterOptions {
-    /// The cluster on which tables and views are created and altered (`ON CLUSTER`).
-    pub cluster: Option<String>,
-    /// Whether tables are replicated (`ReplicatedReplacingMergeTree`, with the server's own path).
-    pub replicated: bool,
-}
 
 /// Captured tables in a ClickHouse database.
 ///
@@ -62,7 +54,6 @@ pub struct ClickHouseTables {
     captured: CapturedTables,
     cursors: TableCursors,
     routes: TableRoutes,
-    cluster: ClusterOptions,
     pacer: Pacer,
     /// What the last delivery has left, for the next one of the same claim.
     work: Mutex<Option<Work>>,
@@ -73,11 +64,7 @@ pub struct ClickHouseTables {
 impl ClickHouseTables {
     /// Opens a database for captured tables; the tables themselves are created when their first
     /// change arrives. `NotFound` where the database does not exist.
-    pub async fn open(
-        config: &ClickHouseConfig,
-        routes: TableRoutes,
-        cluster: ClusterOptions,
-    ) -> Result<Self> {
+    pub async fn open(config: &ClickHouseConfig, routes: TableRoutes) -> Result<Self> {
         let connection = Connection::new(config.clone());
         Tables::open_shared(&connection).await?;
         Ok(Self {
@@ -87,7 +74,6 @@ impl ClickHouseTables {
             },
             connection,
             routes,
-            cluster,
             pacer: Pacer::default(),
             work: Mutex::default(),
             lookups: AtomicUsize::new(images::LOOKUPS),
@@ -206,7 +192,7 @@ impl fmt::Debug for ClickHouseTables {
         f.debug_struct("ClickHouseTables")
             .field("connection", &self.connection)
             .field("routes", &self.routes)
-            .field("cluster", &self.cluster)
+            .field("cluster", &self.routes.cluster)
             .finish_non_exhaustive()
     }
 }

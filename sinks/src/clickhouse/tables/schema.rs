@@ -116,7 +116,7 @@ impl ClickHouseTables {
 
     fn destination(&self, target: &str, note: &Note, owner: &PipelineId) -> Result<Destination> {
         let options = self.routes.options(&note.table.name);
-        Destination::new(target, note, options, &self.cluster, owner.as_str())
+        Destination::new(target, note, options, &self.routes.cluster, owner.as_str())
     }
 
     /// Finds that no other table of a source goes to the target, and how many did so far.

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::catalog::Found;
 use super::copy::{Copied, Copy};
+use super::in_flight::InFlight;
 use super::position::Position;
 use super::rows::Rows;
 use super::slot;
@@ -90,6 +91,7 @@ pub(super) struct Following {
     pub(super) until: Option<Position>,
     pub(super) left: Arc<AtomicU64>,
     pub(super) is_copying: Arc<AtomicBool>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) alive_at: Option<Instant>,
     pub(super) over: bool,
 }
@@ -107,6 +109,8 @@ impl Following {
             }
             let mut steps = Vec::new();
             let done = Box::pin(this.next(turn, &mut steps)).await;
+            let rows = steps.iter().filter(|step| step.item.is_some()).count();
+            this.in_flight.hand_on(this.rows.position, rows as u64);
             let mut results: Vec<_> = steps.into_iter().map(Ok).collect();
             let turn = match done {
                 Ok(turn) => turn,

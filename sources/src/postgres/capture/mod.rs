@@ -13,6 +13,7 @@ mod catalog;
 mod contents;
 mod copy;
 mod follow;
+mod in_flight;
 mod options;
 mod position;
 mod rows;
@@ -20,6 +21,7 @@ mod select;
 pub(super) mod slot;
 mod source;
 mod text;
+mod timeline;
 mod types;
 
 pub use super::replication::{Message, Relation, RelationColumn, decode};

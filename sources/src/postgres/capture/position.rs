@@ -5,6 +5,9 @@ use ledger_core::{Cursor, Error, ErrorKind, Result};
 /// The tag of cursors of a write-ahead log.
 const TAG: u8 = b'w';
 
+/// How long a position is as bytes; its timeline, where it is told, stands behind.
+const BYTES: usize = 24;
+
 /// A position of a capture. Its cursor's byte order is its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Position {
@@ -42,12 +45,31 @@ impl Position {
 
     /// The position as a cursor.
     pub(super) fn to_cursor(self) -> Cursor {
-        let mut bytes = [0; 24];
+        Cursor::new(TAG, &self.to_bytes())
+    }
+
+    /// The position as a cursor that tells on which timeline it was met.
+    pub(super) fn to_cursor_on(self, timeline: u32) -> Cursor {
+        let mut bytes = [0; BYTES + 4];
+        let (position, on) = bytes.split_at_mut(BYTES);
+        position.copy_from_slice(&self.to_bytes());
+        on.copy_from_slice(&timeline.to_be_bytes());
+        Cursor::new(TAG, &bytes)
+    }
+
+    fn to_bytes(self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
         let parts = [self.commit, self.ordinal, self.beside];
         for (place, part) in bytes.chunks_exact_mut(8).zip(parts) {
             place.copy_from_slice(&part.to_be_bytes());
         }
-        Cursor::new(TAG, &bytes)
+        bytes
+    }
+
+    /// The timeline on which a cursor's position was met, where it tells that.
+    pub(super) fn timeline_of(cursor: &Cursor) -> Option<u32> {
+        let timeline = cursor.position(TAG).ok()?.get(BYTES..)?;
+        Some(u32::from_be_bytes(timeline.try_into().ok()?))
     }
 
     /// Reads it back; `SourceDiverged` for the cursor of another kind of log.
@@ -57,8 +79,9 @@ impl Position {
             let part = part.try_into().unwrap_or_default();
             u64::from_be_bytes(part)
         });
-        match (bytes.len(), parts.next(), parts.next(), parts.next()) {
-            (24, Some(commit), Some(ordinal), Some(beside)) => Ok(Self {
+        let known = [BYTES, BYTES + 4].contains(&bytes.len());
+        match (known, parts.next(), parts.next(), parts.next()) {
+            (true, Some(commit), Some(ordinal), Some(beside)) => Ok(Self {
                 commit,
                 ordinal,
                 beside,
@@ -98,6 +121,13 @@ mod tests {
         assert!(cursors.is_sorted());
         for (position, cursor) in ascending.iter().zip(&cursors) {
             assert_eq!(Position::from_cursor(cursor).unwrap(), *position);
+            assert_eq!(Position::timeline_of(cursor), None);
+        }
+        let cursors = ascending.map(|position| position.to_cursor_on(7));
+        assert!(cursors.is_sorted());
+        for (position, cursor) in ascending.iter().zip(&cursors) {
+            assert_eq!(Position::from_cursor(cursor).unwrap(), *position);
+            assert_eq!(Position::timeline_of(cursor), Some(7));
         }
     }
 

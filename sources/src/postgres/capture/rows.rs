@@ -47,6 +47,8 @@ pub(super) struct Rows {
     pub(super) position: Position,
     /// What is at or before it was handed on before the connection was made.
     resumed: Position,
+    /// The timeline that is read: a part of every cursor.
+    timeline: u32,
     /// Tables that are to be copied anew, since the log does not tell what has become of their rows.
     pub(super) recopy: HashSet<u32>,
 }
@@ -75,6 +77,7 @@ impl Rows {
         options: CaptureOptions,
         carried: BTreeMap<u32, Carried>,
         from: Position,
+        timeline: u32,
     ) -> Self {
         Self {
             pool,
@@ -85,6 +88,7 @@ impl Rows {
             transaction: None,
             position: from,
             resumed: from,
+            timeline,
             recopy: HashSet::new(),
         }
     }
@@ -97,7 +101,7 @@ impl Rows {
         op: RowOp,
     ) -> Step<RowChange> {
         self.position = self.position.next_beside();
-        step(self.position, None, table, version, op)
+        self.step(self.position, None, table, version, op)
     }
 
     /// What the catalogue says of these tables now.
@@ -121,7 +125,7 @@ impl Rows {
             return None;
         }
         self.position = position;
-        Some(Step::empty(stored(position)))
+        Some(Step::empty(self.stored(position)))
     }
 
     /// What a message comes to.
@@ -145,7 +149,7 @@ impl Rows {
                 let position = Position::between(end);
                 if position > self.position {
                     self.position = position;
-                    steps.push(Step::empty(stored(position)));
+                    steps.push(Step::empty(self.stored(position)));
                 }
             }
             Message::Relation(relation) => self.relation(&relation, steps).await?,
@@ -189,7 +193,7 @@ impl Rows {
                     };
                     self.position = position;
                     let (at, version) = (Some(change.at), change.version());
-                    steps.push(step(position, at, &place.table, version, RowOp::Truncate));
+                    steps.push(self.step(position, at, &place.table, version, RowOp::Truncate));
                 }
             }
             Message::Logical { .. } | Message::Other => {}
@@ -247,7 +251,7 @@ impl Rows {
         let position = place.change.position();
         self.position = position;
         let (at, version) = (Some(place.change.at), place.change.version());
-        steps.push(step(position, at, &place.table, version, op));
+        steps.push(self.step(position, at, &place.table, version, op));
     }
 
     /// A changed row. One that has got another key while its table was being copied may be in none
@@ -365,6 +369,27 @@ impl Rows {
         }
     }
 
+    fn stored(&self, position: Position) -> Cursor {
+        Progress::Follow(position.to_cursor_on(self.timeline)).to_cursor()
+    }
+
+    fn step(
+        &self,
+        position: Position,
+        at: Option<i64>,
+        table: &Arc<Table>,
+        version: Version,
+        op: RowOp,
+    ) -> Step<RowChange> {
+        Step::of(RowChange {
+            cursor: self.stored(position),
+            committed_at: at.map(Timestamp::from_micros),
+            table: Arc::clone(table),
+            version,
+            op,
+        })
+    }
+
     /// Whether what comes next was handed on before the connection was made.
     fn is_replayed(&self) -> bool {
         self.transaction
@@ -461,24 +486,4 @@ impl Place {
         };
         Ok(places.iter().map(take).collect())
     }
-}
-
-fn stored(position: Position) -> Cursor {
-    Progress::Follow(position.to_cursor()).to_cursor()
-}
-
-fn step(
-    position: Position,
-    at: Option<i64>,
-    table: &Arc<Table>,
-    version: Version,
-    op: RowOp,
-) -> Step<RowChange> {
-    Step::of(RowChange {
-        cursor: stored(position),
-        committed_at: at.map(Timestamp::from_micros),
-        table: Arc::clone(table),
-        version,
-        op,
-    })
 }

@@ -20,10 +20,12 @@ use uuid::Uuid;
 
 use super::catalog::{self, Found};
 use super::follow::{Following, Pending};
+use super::in_flight::InFlight;
 use super::options::{CaptureOptions, WalBudget};
 use super::position::Position;
 use super::rows::{Carried, Rows, check_name};
 use super::slot::{self, Publishes};
+use super::timeline::Timeline;
 use super::types::Types;
 use crate::postgres::registry::Registry;
 use crate::postgres::replication::{Feed, Replication, confirm, parsed, shown};
@@ -36,8 +38,8 @@ const REGISTERED: &str = "ledger_capture";
 /// How often it is looked how much of the log the slot holds back.
 const WEIGH: Duration = Duration::from_secs(5);
 
-/// How long dropping a slot may take.
-const DROPPING: Duration = Duration::from_mins(1);
+/// How long dropping a slot may take that is still read.
+const DROPPING: Duration = Duration::from_secs(15);
 
 /// The tables of a PostgreSQL database, captured for one pipeline.
 ///
@@ -59,6 +61,8 @@ struct Inner {
     /// About how many rows are still to be copied, while some are.
     copying: Arc<AtomicU64>,
     is_copying: Arc<AtomicBool>,
+    /// What the run has handed on and the sink has not acknowledged.
+    in_flight: Mutex<Arc<InFlight>>,
     /// The tables whose rows stand in their partitions, as the catalogue said last.
     partitioned: Mutex<HashSet<u64>>,
     /// When the log was last read to its end.
@@ -127,6 +131,7 @@ impl PostgresCapture {
             confirmed: Mutex::default(),
             copying: Arc::default(),
             is_copying: Arc::default(),
+            in_flight: Mutex::default(),
             partitioned: Mutex::default(),
             caught_up: Mutex::new(Instant::now()),
         };
@@ -166,16 +171,29 @@ impl PostgresCapture {
     /// registration and dead letters. What somebody else keeps stays. `Unavailable` while it runs.
     pub async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
         let inner = &self.inner;
-        let mut conn = acquire(&inner.pool).await?;
         if inner.options.slot.is_none() {
-            slot::drop_slot(&mut conn, &inner.slot(pipeline)).await?;
+            drop_slot(&inner.pool, &inner.slot(pipeline)).await?;
         }
         if inner.options.publication.is_none() {
+            let mut conn = acquire(&inner.pool).await?;
             let names = inner.publications(pipeline);
             slot::drop_publications(&mut conn, &names).await?;
         }
-        drop(conn);
         inner.registry.unregister(pipeline).await
+    }
+}
+
+/// Drops a slot, once the server has seen that its reader has gone.
+async fn drop_slot(pool: &PgPool, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let dropped = async { slot::drop_slot(&mut *acquire(pool).await?, name).await };
+        match dropped.await {
+            Err(error) if error.is_retryable() && begun.elapsed() < DROPPING => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            dropped => return dropped,
+        }
     }
 }
 
@@ -392,8 +410,9 @@ impl Source<RowChange> for PostgresCapture {
             *caught_up = Instant::now();
         }
         Ok(Lag {
-            entries: 0,
+            entries: lock(&self.inner.in_flight).behind(position),
             age: caught_up.elapsed(),
+            bytes: Some(behind),
             held_by: Vec::new(),
         })
     }
@@ -427,6 +446,12 @@ impl Source<RowChange> for PostgresCapture {
         let found = catalog::tables(&mut conn, &inner.options, &types).await?;
         let publications = inner.publications(pipeline);
         inner.publish(&mut conn, &publications, &found).await?;
+        let (replication, timeline) =
+            Timeline::of(Replication::connect(&inner.config).await?).await?;
+        if let Progress::Follow(cursor) = &progress {
+            let position = Position::from_cursor(cursor)?;
+            timeline.check(position, Position::timeline_of(cursor))?;
+        }
         let name = inner.slot(pipeline);
         let (position, fresh) = inner.place(&mut conn, &name, &progress).await?;
         let end = written(&mut conn).await?;
@@ -435,7 +460,6 @@ impl Source<RowChange> for PostgresCapture {
         if !inner.options.copy {
             pending.iter_mut().for_each(Pending::leave_out);
         }
-        let replication = Replication::connect(&inner.config).await?;
         // The log's values are written by the settings of this connection.
         let (replication, _) = replication
             .execute(
@@ -452,12 +476,15 @@ impl Source<RowChange> for PostgresCapture {
         let feed = Feed::new(replication, boundary);
         *lock(&inner.confirmed) = Some(feed.confirmed());
         *lock(&inner.caught_up) = Instant::now();
+        let in_flight = Arc::<InFlight>::default();
+        *lock(&inner.in_flight) = Arc::clone(&in_flight);
         let rows = Rows::new(
             inner.pool.clone(),
             types,
             inner.options.clone(),
             carried,
             position,
+            timeline.number,
         );
         let following = Following {
             config: inner.config.clone(),
@@ -472,6 +499,7 @@ impl Source<RowChange> for PostgresCapture {
             until,
             left: Arc::clone(&inner.copying),
             is_copying: Arc::clone(&inner.is_copying),
+            in_flight,
             alive_at: None,
             over: false,
         };
@@ -513,20 +541,7 @@ impl Source<RowChange> for PostgresCapture {
         {
             return Ok(());
         }
-        let (name, begun) = (inner.slot(pipeline), Instant::now());
-        loop {
-            let dropped = async {
-                let mut conn = acquire(&inner.pool).await?;
-                slot::drop_slot(&mut conn, &name).await
-            };
-            match dropped.await {
-                // The server sees a while later that its reader has gone.
-                Err(error) if error.is_retryable() && begun.elapsed() < DROPPING => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                dropped => return dropped,
-            }
-        }
+        drop_slot(&inner.pool, &inner.slot(pipeline)).await
     }
 
     fn version_at(&self, cursor: &Cursor) -> Result<u64> {

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use self::position::Position;
 use super::PostgresStore;
+use super::capture::end;
 use super::capture::slot::drop_slot;
 use super::changes::Holders;
 use super::read::safe;
@@ -131,6 +132,11 @@ impl ChangeLog for WalLog {
             .seen()
             .is_some_and(|seen| seen.last > position);
         let entries = u64::try_from(counted + rest).unwrap_or(0);
+        let bytes = if entries > 0 || behind {
+            Some(end(&mut conn).await?.saturating_sub(position.commit))
+        } else {
+            Some(0)
+        };
         let held_by = if entries > 0 {
             Holders::ask(inner, &mut conn, "entries").await?.describe()
         } else {
@@ -140,6 +146,7 @@ impl ChangeLog for WalLog {
             // Labels, trims and renames are not counted, but never taken for nothing.
             entries: entries.max(u64::from(behind)),
             age: oldest.map_or(Duration::ZERO, |oldest| now.0.since(oldest.0)),
+            bytes,
             held_by,
         })
     }

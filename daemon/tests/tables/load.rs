@@ -1,11 +1,4 @@
-//! A real write load on ordinary tables, carried into ClickHouse while everything is killed.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+//! A real write load, carried while everything is killed.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ledger_harness::{ClickHouse, Postgres};
-use tokio::process::Child;
+
+use super::{ledger, start};
 
 const BRIDGE_KILLS: u64 = 20;
 
@@ -26,28 +20,6 @@ fn pgbench(url: &str, arguments: &[&str]) -> Command {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command
-}
-
-fn ledger(from: &str, to: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ledger"));
-    command
-        .args(["bridge"])
-        .args(arguments)
-        .args(["--tables", "public.*", "--name", "bench"])
-        .env("LEDGER_FROM", from)
-        .env("LEDGER_TO", to)
-        .stdin(Stdio::null());
-    command
-}
-
-fn start(from: &str, to: &str) -> Child {
-    let mut command = tokio::process::Command::from(ledger(from, to, &["run"]));
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
 }
 
 /// The invariant of the load: after every committed transaction these are equal.

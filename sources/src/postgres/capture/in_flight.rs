@@ -1,0 +1,88 @@
+//! Rows that were read and are not acknowledged yet.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use super::position::Position;
+
+/// How many marks are kept; beyond, every other one is given up.
+const MARKS: usize = 4_096;
+
+/// Counts what one run has handed on, by positions.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Mutex<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    /// How many rows were handed on.
+    handed_on: u64,
+    /// How many of them are acknowledged.
+    acknowledged: u64,
+    /// How many were handed on up to some positions, in order.
+    marks: VecDeque<(Position, u64)>,
+}
+
+impl InFlight {
+    /// Some more rows were handed on, up to this position.
+    pub(super) fn hand_on(&self, position: Position, rows: u64) {
+        if rows == 0 {
+            return;
+        }
+        let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        this.handed_on += rows;
+        if this.marks.len() >= MARKS {
+            let mut kept = false;
+            this.marks.retain(|_| {
+                kept = !kept;
+                !kept
+            });
+        }
+        let handed_on = this.handed_on;
+        this.marks.push_back((position, handed_on));
+    }
+
+    /// How many rows are behind what is acknowledged: none too few, and too many by those that were
+    /// handed on together with the first that is not.
+    pub(super) fn behind(&self, acknowledged: Position) -> u64 {
+        let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((position, rows)) = this.marks.front().copied()
+            && position <= acknowledged
+        {
+            this.acknowledged = rows;
+            this.marks.pop_front();
+        }
+        this.handed_on - this.acknowledged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_acknowledged_is_not_behind() {
+        let rows = InFlight::default();
+        assert_eq!(rows.behind(Position::between(9)), 0);
+        rows.hand_on(Position::between(10), 3);
+        rows.hand_on(Position::between(20), 4);
+        rows.hand_on(Position::between(30), 0);
+        assert_eq!(rows.behind(Position::between(9)), 7);
+        assert_eq!(rows.behind(Position::between(15)), 4);
+        // Nothing comes back.
+        assert_eq!(rows.behind(Position::between(9)), 4);
+        assert_eq!(rows.behind(Position::between(20)), 0);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_never_tells_too_few() {
+        let rows = InFlight::default();
+        let all = 100_000;
+        for position in 1..=all {
+            rows.hand_on(Position::between(position), 1);
+        }
+        assert!(rows.0.lock().unwrap().marks.len() <= MARKS);
+        let behind = rows.behind(Position::between(all / 2));
+        assert!((all / 2..all).contains(&behind), "{behind}");
+        assert_eq!(rows.behind(Position::between(all)), 0);
+    }
+}
