@@ -1,4 +1,5 @@
 //! The conformance suite, on each store.
 
+mod clickhouse;
 mod postgres;
 mod sqlite;

@@ -25,11 +25,12 @@ use ledger_core::{
     Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange, SourceId,
     TableName, TableReplica, TableSink, TableState,
 };
-use ledger_layout::clickhouse::{CapturedTables, ClickHouseConfig, Connection, Cursors, Tables};
+use ledger_layout::clickhouse::{
+    CapturedTables, ClickHouseConfig, Connection, Cursors, Pacer, Tables,
+};
 use ledger_layout::tables::TableRoutes;
 use tokio::sync::Mutex;
 
-use super::pacing::Pacer;
 use super::sink::BatchBounds;
 use work::Work;
 
@@ -88,7 +89,7 @@ impl ClickHouseTables {
             connection,
             routes,
             cluster,
-            pacer: Pacer::default(),
+            pacer: Pacer::of_deliveries(),
             work: Mutex::default(),
             lookups: AtomicUsize::new(images::LOOKUPS),
         })
