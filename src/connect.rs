@@ -4,17 +4,14 @@
 //! |---|---|---|---|
 //! | `sqlite:PATH` | yes | yes | `sqlite` |
 //! | `postgres://user:password@host:5432/database` | yes | yes | `postgres` |
-//! | `clickhouse://user:password@host:8123/database` | no | yes | `clickhouse` |
+//! | `clickhouse://user:password@host:8123/database` | yes | yes | `clickhouse` |
 //!
 //! A scheme whose feature is off, and `mongodb://`, which no build has yet, is `Unsupported`. No
 //! error and no output of [`DatabaseUrl`] holds a password.
 
 mod flow;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod log;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod promote;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod stores;
 #[cfg(feature = "postgres")]
 mod tables;
@@ -26,15 +23,11 @@ use std::sync::Arc;
 use crate::pipeline::BatchOptions;
 use crate::{Change, Error, ErrorKind, PipelineId, Result, Sink, Store, StoreName};
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 use ledger_layout::StoreOptions;
 
 pub use flow::{Differing, Flow, Verified};
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use log::LogKind;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use promote::Delivered;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use stores::Stores;
 
 const PARSE: &str = "read database URL";
@@ -207,8 +200,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// Opens a store that exists; `NotFound` where it does not, `Unsupported` where the backend
-    /// is a sink only.
+    /// Opens a store that exists; `NotFound` where it does not.
     pub async fn open_store(&self, store: &StoreName) -> Result<Arc<dyn Store>> {
         match &self.0 {
             #[cfg(feature = "sqlite")]
@@ -230,11 +222,12 @@ impl DatabaseUrl {
                 ))
             }
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "open store",
-                format!("{self} can hold a replica of store {store}, and cannot be a source"),
-            )),
+            Kind::ClickHouse(config) => {
+                use ledger_sources::clickhouse::ClickHouseStore;
+                let options = StoreOptions::default();
+                let opened = ClickHouseStore::open_existing(config, store.clone(), options);
+                Ok(Arc::new(Box::pin(opened).await?))
+            }
         }
     }
 

@@ -11,7 +11,7 @@
 //! | [`bridge`] | snapshot, follow, dead letters, verification | |
 //! | `sqlite` | the embedded store, and a replica of one | `sqlite` (default) |
 //! | `postgres` | the PostgreSQL store, and a replica of one | `postgres` |
-//! | `clickhouse` | the ClickHouse replica | `clickhouse` |
+//! | `clickhouse` | the ClickHouse store, and a replica of one | `clickhouse` |
 //! | `webhook` | posting changes over HTTP, and verifying what was posted | `webhook`, `webhook-axum` |
 //! | `conformance` | the suite that every store passes | `conformance` |
 //!
@@ -78,10 +78,12 @@ pub mod postgres {
     pub use ledger_sources::postgres::capture;
 }
 
-/// ClickHouse, from version 24.8, over HTTP: a replica, and the view `<store>_current` of it.
+/// ClickHouse, from version 24.8, over HTTP: the store, and a replica; the view `<store>_current`
+/// shows what either holds.
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse {
     pub use ledger_sinks::clickhouse::{BatchBounds, ClickHouseConfig, ClickHouseSink};
+    pub use ledger_sources::clickhouse::ClickHouseStore;
 }
 
 /// Webhooks: changes posted to an endpoint, signed, and the verifier for who receives them.

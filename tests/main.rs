@@ -12,6 +12,7 @@
 )]
 
 mod capture;
+mod clickhouse;
 mod conformance;
 mod examples;
 mod faults;

@@ -1,5 +1,5 @@
 //! Nothing is lost, doubled or reordered while everything is killed: the bridge, PostgreSQL and the
-//! ClickHouse engine.
+//! ClickHouse engine, whichever of the two is the source.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use ledger::clickhouse::{ClickHouseConfig, ClickHouseSink};
+use ledger::clickhouse::{ClickHouseConfig, ClickHouseStore};
+use ledger::connect::DatabaseUrl;
 use ledger::postgres::{PostgresConfig, PostgresStore};
 use ledger::{
     Change, Cursor, EntryId, Error, ErrorKind, ExpectedVersion, Mutation, NewEntry, Pairs,
-    PipelineId, Sink as _, Store, StoreName, StoreOptions, StreamKey, StreamName,
+    PipelineId, Sink, Store, StoreName, StoreOptions, StreamKey, StreamName,
 };
 use ledger_harness::{ClickHouse, Postgres};
 use sqlx::Connection as _;
@@ -55,8 +56,9 @@ struct Acknowledged {
 
 struct Writer {
     number: u64,
-    url: String,
-    store: PostgresStore,
+    store: Arc<dyn Store>,
+    /// The same, where writers have transactions of their own.
+    postgres: Option<(String, PostgresStore)>,
     random: Random,
     acknowledged: Arc<Acknowledged>,
     recent: Vec<(StreamName, EntryId)>,
@@ -150,16 +152,17 @@ impl Writer {
 
     /// Appends in a transaction that stays open for a while, and rolls some of them back.
     async fn late_transaction(&mut self, stream: &StreamName) -> Result<(), Error> {
+        let Some((url, store)) = &self.postgres else {
+            return Ok(());
+        };
+        let (url, store) = (url.clone(), store.clone());
         let database = |error: sqlx::Error| {
             Error::new(ErrorKind::Unavailable, "write in a transaction", "test").with_source(error)
         };
-        let mut conn = sqlx::PgConnection::connect(&self.url)
-            .await
-            .map_err(database)?;
+        let mut conn = sqlx::PgConnection::connect(&url).await.map_err(database)?;
         let mut tx = conn.begin().await.map_err(database)?;
         let entries = self.entries();
-        let appended = self
-            .store
+        let appended = store
             .within(&mut tx)
             .append(stream, entries, ExpectedVersion::Any)
             .await?;
@@ -277,7 +280,7 @@ impl Reader {
     /// Reads until `until`, resuming after every error.
     async fn read(
         mut self,
-        store: PostgresStore,
+        store: Arc<dyn Store>,
         until: tokio::sync::watch::Receiver<Option<Cursor>>,
     ) -> Self {
         let log = store.log().unwrap();
@@ -306,10 +309,10 @@ impl Reader {
     }
 }
 
-fn bridge(postgres: &str, clickhouse: &str, once: bool) -> Child {
+fn bridge(from: &str, to: &str, once: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ledger"));
     command.args(["bridge", "run", "--store", STORE, "--name", PIPELINE]);
-    command.args(["--from", postgres, "--to", clickhouse]);
+    command.args(["--from", from, "--to", to]);
     if once {
         command.arg("--once");
     }
@@ -321,7 +324,7 @@ fn bridge(postgres: &str, clickhouse: &str, once: bool) -> Child {
 }
 
 /// Waits until the sink's cursor has moved on from `last`.
-async fn moved(sink: &ClickHouseSink, last: &mut Option<Cursor>) {
+async fn moved(sink: &dyn Sink<Change>, last: &mut Option<Cursor>) {
     let pipeline = PipelineId::new(PIPELINE).unwrap();
     let begun = Instant::now();
     loop {
@@ -339,30 +342,64 @@ async fn moved(sink: &ClickHouseSink, last: &mut Option<Cursor>) {
     }
 }
 
+/// Which of the two servers is the source; the other one is the replica's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Postgres,
+    /// Its log is the write-ahead log.
+    PostgresWal,
+    ClickHouse,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_doubled_while_everything_is_killed() {
-    Box::pin(everything_is_killed(StoreOptions::default())).await;
+    Box::pin(killed(Source::Postgres)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_is_it_where_the_log_is_the_write_ahead_log() {
-    let options = StoreOptions {
-        write_ahead_log: true,
-        ..StoreOptions::default()
-    };
-    Box::pin(everything_is_killed(options)).await;
+    Box::pin(killed(Source::PostgresWal)).await;
 }
 
-async fn everything_is_killed(options: StoreOptions) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_clickhouse_store_is_lost_or_doubled_while_everything_is_killed() {
+    Box::pin(killed(Source::ClickHouse)).await;
+}
+
+async fn killed(source: Source) {
     let mut postgres = Postgres::start().await;
     let mut clickhouse = ClickHouse::start().await;
-    let (from, to) = (postgres.url(), clickhouse.url());
+    let (postgres_url, clickhouse_url) = (postgres.url(), clickhouse.url());
+    let (from, to) = match source {
+        Source::Postgres | Source::PostgresWal => (postgres_url, clickhouse_url),
+        Source::ClickHouse => (clickhouse_url, postgres_url),
+    };
     let name = StoreName::new(STORE).unwrap();
-    let config = PostgresConfig::from_url(&from).unwrap();
-    let open = || PostgresStore::open(config.clone(), name.clone(), options.clone());
-    let store = open().await.unwrap();
-    let sink_config = to.parse::<ClickHouseConfig>().unwrap();
-    let sink = ClickHouseSink::open(&sink_config, &name).await.unwrap();
+    let mut transactions = None;
+    let store: Arc<dyn Store> = match source {
+        Source::Postgres | Source::PostgresWal => {
+            let config = PostgresConfig::from_url(&from).unwrap();
+            let options = StoreOptions {
+                write_ahead_log: source == Source::PostgresWal,
+                ..StoreOptions::default()
+            };
+            let open = PostgresStore::open(config, name.clone(), options);
+            let store = open.await.unwrap();
+            transactions = Some((from.clone(), store.clone()));
+            Arc::new(store)
+        }
+        Source::ClickHouse => {
+            let config = from.parse::<ClickHouseConfig>().unwrap();
+            let open = ClickHouseStore::open(&config, name.clone(), StoreOptions::default());
+            Arc::new(Box::pin(open).await.unwrap())
+        }
+    };
+    let another = async || {
+        let url = DatabaseUrl::parse(&from).unwrap();
+        Box::pin(url.open_store(&name)).await.unwrap()
+    };
+    let url = DatabaseUrl::parse(&to).unwrap();
+    let sink = Box::pin(url.open_sink(&name)).await.unwrap().sink();
 
     // The registered reader, from START.
     let reader_id = PipelineId::new("reader").unwrap();
@@ -372,17 +409,17 @@ async fn everything_is_killed(options: StoreOptions) {
         .await
         .unwrap();
     let (finish, until) = tokio::sync::watch::channel(None);
-    let reader = tokio::spawn(Reader::default().read(open().await.unwrap(), until));
+    let reader = tokio::spawn(Reader::default().read(another().await, until));
 
     let stop = Arc::new(AtomicBool::new(false));
     let acknowledged = Arc::new(Acknowledged::default());
-    let writer_store = open().await.unwrap();
+    let writer_store = another().await;
     let mut writers = Vec::new();
     for number in 0..WRITERS {
         let writer = Writer {
             number,
-            url: from.clone(),
-            store: writer_store.clone(),
+            store: Arc::clone(&writer_store),
+            postgres: transactions.clone(),
             random: Random(0x5eed + number),
             acknowledged: Arc::clone(&acknowledged),
             recent: Vec::new(),
@@ -393,17 +430,17 @@ async fn everything_is_killed(options: StoreOptions) {
     let mut child = bridge(&from, &to, false);
     let mut last = None;
     for kill in 0..BRIDGE_KILLS {
-        moved(&sink, &mut last).await;
+        moved(sink.as_ref(), &mut last).await;
         match kill {
             3 | 9 | 15 => {
                 postgres.kill().await;
                 postgres.restart().await;
-                moved(&sink, &mut last).await;
+                moved(sink.as_ref(), &mut last).await;
             }
             6 | 12 | 18 => {
                 clickhouse.kill().await;
                 clickhouse.restart().await;
-                moved(&sink, &mut last).await;
+                moved(sink.as_ref(), &mut last).await;
             }
             _ => {}
         }

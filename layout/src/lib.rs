@@ -4,6 +4,7 @@
 
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
+pub mod delta;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod hooks;
 pub mod log;

@@ -1,9 +1,10 @@
 //! The sinks: where pipelines deliver. Each backend has a folder with the same file names.
 
+#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
+use ledger_layout::delta;
+
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
-#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
-mod delta;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]

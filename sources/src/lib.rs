@@ -1,5 +1,7 @@
 //! The stores and their change streams. Each backend has a folder with the same file names.
 
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "postgres")]

@@ -2,8 +2,6 @@
 
 use super::{DatabaseUrl, Kind};
 use crate::{Cursor, PipelineId, Result, StoreName};
-#[cfg(feature = "clickhouse")]
-use crate::{Error, ErrorKind};
 use ledger_layout::StoreOptions;
 
 /// What a pipeline has left in a store.
@@ -21,7 +19,7 @@ impl DatabaseUrl {
     /// running into it; what is delivered afterwards is `Fenced` or refused.
     ///
     /// `AlreadyExists` where names or dedup keys are there twice, `NotFound` where there is no such
-    /// store, `Unsupported` where the backend is a sink only.
+    /// store.
     pub async fn promote(&self, store: &StoreName) -> Result<()> {
         match &self.0 {
             #[cfg(feature = "sqlite")]
@@ -45,11 +43,15 @@ impl DatabaseUrl {
                 promoted
             }
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "promote replica",
-                format!("{self} can hold a replica of store {store}, and no store of its own"),
-            )),
+            Kind::ClickHouse(config) => {
+                use ledger_sources::clickhouse::ClickHouseStore;
+                let options = StoreOptions::default();
+                let opened = ClickHouseStore::open_existing(config, store.clone(), options);
+                let opened = Box::pin(opened).await?;
+                let promoted = Box::pin(opened.promote()).await;
+                crate::Store::close(&opened).await;
+                promoted
+            }
         }
     }
 
@@ -66,19 +68,7 @@ impl DatabaseUrl {
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => postgres(config, store, pipeline).await,
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => match self.open_existing_sink(store).await {
-                Ok(replica) => {
-                    let sink = replica.sink();
-                    let cursor = match sink.cursors() {
-                        Some(cursors) => cursors.stored(pipeline).await?,
-                        None => None,
-                    };
-                    let replica = true;
-                    Ok(Some(Delivered { replica, cursor }))
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error),
-            },
+            Kind::ClickHouse(config) => clickhouse(config, store, pipeline).await,
         }
     }
 }
@@ -140,4 +130,23 @@ async fn postgres(
     .await;
     pool.close().await;
     found
+}
+
+#[cfg(feature = "clickhouse")]
+async fn clickhouse(
+    config: &ledger_layout::clickhouse::ClickHouseConfig,
+    store: &StoreName,
+    pipeline: &PipelineId,
+) -> Result<Option<Delivered>> {
+    use crate::CursorStore as _;
+    use ledger_layout::clickhouse::{Connection, Cursors, Owner, Tables};
+    let connection = Connection::new(config.clone());
+    if !Tables::new(store).exist(&connection).await? {
+        return Ok(None);
+    }
+    let cursors = Cursors::new(connection, store);
+    Ok(Some(Delivered {
+        replica: cursors.owner("read cursor").await? != Owner::Itself,
+        cursor: cursors.stored(pipeline).await?,
+    }))
 }

@@ -49,8 +49,7 @@ impl Stores {
 
     /// Opens a store, and creates database file and store where they do not exist.
     ///
-    /// `Unsupported` where the backend is a sink only; refused, untouched: a database that the Go
-    /// implementation made.
+    /// Refused, untouched: a database that the Go implementation made.
     pub async fn open(&self, store: &StoreName) -> Result<Arc<dyn Store>> {
         match &self.url.0 {
             #[cfg(feature = "sqlite")]
@@ -70,7 +69,12 @@ impl Stores {
                 Ok(Arc::new(opened))
             }
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => self.url.open_store(store).await,
+            Kind::ClickHouse(config) => {
+                use ledger_sources::clickhouse::ClickHouseStore;
+                let options = self.options.clone();
+                let opened = ClickHouseStore::open(config, store.clone(), options);
+                Ok(Arc::new(Box::pin(opened).await?))
+            }
         }
     }
 
@@ -93,12 +97,17 @@ impl Stores {
                 Ok(Arc::new(opened.await?))
             }
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => self.url.open_store(store).await,
+            Kind::ClickHouse(config) => {
+                use ledger_sources::clickhouse::ClickHouseStore;
+                let options = self.options.clone();
+                let opened = ClickHouseStore::open_existing(config, store.clone(), options);
+                Ok(Arc::new(Box::pin(opened).await?))
+            }
         }
     }
 
     /// The names of the stores and replicas that the database holds, opened or not, ascending; none
-    /// where there is no database yet. `Unsupported` where the backend is a sink only.
+    /// where there is no database yet.
     pub async fn names(&self) -> Result<Vec<StoreName>> {
         match &self.url.0 {
             #[cfg(feature = "sqlite")]
@@ -114,16 +123,15 @@ impl Stores {
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => self.postgres(config).await?.stores().await,
             #[cfg(feature = "clickhouse")]
-            Kind::ClickHouse(_) => Err(crate::Error::new(
-                ErrorKind::Unsupported,
-                "list stores",
-                format!("{} holds no stores", self.url),
-            )),
+            Kind::ClickHouse(config) => {
+                use ledger_layout::clickhouse::{Connection, Tables};
+                Tables::stores(&Connection::new(config.clone())).await
+            }
         }
     }
 
     /// What keeps the state of the hooks on these stores, in the same database; creates its tables, and
-    /// a database file, where they do not exist. `Unsupported` where the backend is a sink only.
+    /// a database file, where they do not exist. `Unsupported` on ClickHouse.
     pub async fn hook_state(&self) -> Result<Arc<dyn crate::hook::State>> {
         match &self.url.0 {
             #[cfg(feature = "sqlite")]
@@ -142,7 +150,11 @@ impl Stores {
             Kind::ClickHouse(_) => Err(crate::Error::new(
                 ErrorKind::Unsupported,
                 "open hook state",
-                format!("{} holds no stores", self.url),
+                format!(
+                    "{} keeps no state of hooks; carry the stores into SQLite or PostgreSQL with a \
+                     bridge, and let a daemon on that database run the hooks",
+                    self.url
+                ),
             )),
         }
     }

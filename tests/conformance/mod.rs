@@ -1,5 +1,6 @@
 //! The conformance suite, on each store.
 
+mod clickhouse;
 mod postgres;
 mod postgres_wal;
 mod sqlite;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clickhouse::Client;
-use ledger::clickhouse::ClickHouseConfig;
+use ledger::clickhouse::{ClickHouseConfig, ClickHouseStore};
 use ledger::connect::{DatabaseUrl, ReplicaSink};
 use ledger::postgres::{PostgresConfig, PostgresStore};
 use ledger::sqlite::{SqliteConfig, SqliteStore};
@@ -37,8 +37,14 @@ impl Kind {
                 postgres(&server, &[create]).await;
                 database_of(&server, &database)
             }
-            Self::ClickHouse => ledger_harness::shared::clickhouse_url(),
-            Self::ClickHouseOld => ledger_harness::shared::clickhouse_old_url(),
+            Self::ClickHouse => {
+                let server = ledger_harness::shared::clickhouse_url();
+                clickhouse_database(&server, what).await
+            }
+            Self::ClickHouseOld => {
+                let server = ledger_harness::shared::clickhouse_old_url();
+                clickhouse_database(&server, what).await
+            }
         };
         Place { kind: self, url }
     }
@@ -46,8 +52,39 @@ impl Kind {
 
 /// The same server's other database.
 fn database_of(url: &str, database: &str) -> String {
-    let (server, _) = url.rsplit_once('/').unwrap();
-    format!("{server}/{database}")
+    let (server, rest) = url.rsplit_once('/').unwrap();
+    let parameters = rest.find('?').map_or("", |at| &rest[at..]);
+    format!("{server}/{database}{parameters}")
+}
+
+/// The name of a URL's database.
+fn database(url: &str) -> &str {
+    let (_, rest) = url.rsplit_once('/').unwrap();
+    rest.split('?').next().unwrap()
+}
+
+/// A new database on a ClickHouse server.
+async fn clickhouse_database(server: &str, what: &str) -> String {
+    let database = format!("{what}_{}", Uuid::new_v4().simple());
+    clickhouse(server, &[format!("CREATE DATABASE {database}")]).await;
+    database_of(server, &database)
+}
+
+async fn clickhouse(url: &str, statements: &[String]) {
+    let client = clickhouse_client(url);
+    for sql in statements {
+        let done = client.query_raw(sql).execute().await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+fn clickhouse_client(url: &str) -> Client {
+    let config: ClickHouseConfig = url.parse().unwrap();
+    Client::default()
+        .with_url(format!("http://{}", config.address()))
+        .with_user(&config.user)
+        .with_password(config.password.expose())
+        .with_database(&config.database)
 }
 
 async fn postgres(url: &str, statements: &[String]) {
@@ -87,7 +124,11 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
             let store = PostgresStore::open(config, name.clone(), options).await;
             Opened::Postgres(Arc::new(store.unwrap()))
         }
-        Kind::ClickHouse | Kind::ClickHouseOld => panic!("{place:?} is no store"),
+        Kind::ClickHouse | Kind::ClickHouseOld => {
+            let config: ClickHouseConfig = place.url.parse().unwrap();
+            let store = Box::pin(ClickHouseStore::open(&config, name.clone(), options)).await;
+            Opened::ClickHouse(Arc::new(store.unwrap()))
+        }
     }
 }
 
@@ -96,6 +137,7 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
 pub(crate) enum Opened {
     Sqlite(Arc<SqliteStore>),
     Postgres(Arc<PostgresStore>),
+    ClickHouse(Arc<ClickHouseStore>),
 }
 
 impl Opened {
@@ -103,6 +145,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => Arc::clone(store) as _,
             Self::Postgres(store) => Arc::clone(store) as _,
+            Self::ClickHouse(store) => Arc::clone(store) as _,
         }
     }
 
@@ -110,6 +153,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.prune().await,
             Self::Postgres(store) => store.prune().await,
+            Self::ClickHouse(store) => store.prune().await,
         }
     }
 
@@ -117,6 +161,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.promote().await,
             Self::Postgres(store) => store.promote().await,
+            Self::ClickHouse(store) => store.promote().await,
         }
     }
 }
@@ -137,12 +182,7 @@ impl Place {
                 conn.close().await.unwrap();
             }
             Kind::Postgres => postgres(&self.url, statements).await,
-            Kind::ClickHouse | Kind::ClickHouseOld => {
-                for sql in statements {
-                    let done = self.client().query_raw(sql).execute().await;
-                    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
-                }
-            }
+            Kind::ClickHouse | Kind::ClickHouseOld => clickhouse(&self.url, statements).await,
         }
     }
 
@@ -151,12 +191,7 @@ impl Place {
     }
 
     pub(crate) fn client(&self) -> Client {
-        let config: ClickHouseConfig = self.url.parse().unwrap();
-        Client::default()
-            .with_url(format!("http://{}", config.address()))
-            .with_user(&config.user)
-            .with_password(config.password.expose())
-            .with_database(&config.database)
+        clickhouse_client(&self.url)
     }
 
     pub(crate) async fn sink(&self, name: &StoreName) -> ReplicaSink {
@@ -174,6 +209,23 @@ impl Place {
             Self {
                 kind: self.kind,
                 url: format!("sqlite:{}", backup.display()),
+            }
+        } else if self.is_clickhouse() {
+            let backup = clickhouse_database(&self.url, "backup").await;
+            let (from, to) = (database(&self.url), database(&backup));
+            let sql = "SELECT name FROM system.tables WHERE database = ? AND engine != 'View'";
+            let tables = self.client().query(sql).bind(from);
+            let tables: Vec<String> = tables.fetch_all().await.unwrap();
+            for table in tables {
+                let copy = [
+                    format!("CREATE TABLE {to}.{table} AS {from}.{table}"),
+                    format!("INSERT INTO {to}.{table} SELECT * FROM {from}.{table}"),
+                ];
+                self.execute(&copy).await;
+            }
+            Self {
+                kind: self.kind,
+                url: backup,
             }
         } else {
             let server = ledger_harness::shared::postgres_url();
@@ -235,22 +287,17 @@ impl Pair {
     /// The databases are given back; a test that fails leaves them to be looked at.
     pub(crate) async fn close(self) {
         self.source.close().await;
-        if self.to.is_clickhouse() {
-            let name = &self.name;
-            let drops = [
-                format!("DROP VIEW {name}_current"),
-                format!("DROP TABLE {name}_entries"),
-                format!("DROP TABLE {name}_labels"),
-                format!("DROP TABLE {name}_streams"),
-            ];
-            self.to.execute(&drops).await;
-        }
         for place in [&self.from, &self.to] {
             if place.kind == Kind::Postgres {
                 let server = ledger_harness::shared::postgres_url();
                 let (_, database) = place.url.rsplit_once('/').unwrap();
                 let drop = format!("DROP DATABASE {database} WITH (FORCE)");
                 postgres(&server, &[drop]).await;
+            }
+            if place.is_clickhouse() {
+                let drop = format!("DROP DATABASE {}", database(&place.url));
+                let server = database_of(&place.url, "default");
+                clickhouse(&server, &[drop]).await;
             }
         }
     }

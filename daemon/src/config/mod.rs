@@ -207,6 +207,12 @@ impl Config {
         if let Db::NotYet { reason, .. } = &self.db {
             return Err(within(reason));
         }
+        if self.db.kind() == "clickhouse" && !self.hooks.is_empty() {
+            return Err(within(
+                "hooks: their state cannot be kept in ClickHouse; carry the store into SQLite or \
+                 PostgreSQL with a bridge, and let a daemon on that database run them",
+            ));
+        }
         if self.tls.ca.is_some() && self.tls.cert.is_none() {
             return Err(within(
                 "tls.ca: serves a client only; a daemon that asks for certificates needs tls.cert \
@@ -467,18 +473,31 @@ bridges:
 
     #[test]
     fn a_backend_that_holds_no_stores_yet_is_refused_by_the_daemon_only() {
-        for text in [
-            "db:\n  type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h'}",
-            "db:\n  type: clickhouse\n  clickhouse: {dsn: 'clickhouse://u:hunter2@h:8123/d'}",
-        ] {
-            let config = parse(text).unwrap();
-            let error = format!("{:#}", config.check_for_daemon().unwrap_err());
-            assert!(error.contains("line 2: db.type"), "{error}");
-            assert!(
-                error.contains("yet") && !error.contains("hunter2"),
-                "{error}"
-            );
-        }
+        let text = "db:\n  type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h'}";
+        let config = parse(text).unwrap();
+        let error = format!("{:#}", config.check_for_daemon().unwrap_err());
+        assert!(error.contains("line 2: db.type"), "{error}");
+        assert!(
+            error.contains("yet") && !error.contains("hunter2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn clickhouse_keeps_stores_and_no_hooks() {
+        let text =
+            "db:\n  type: clickhouse\n  clickhouse: {dsn: 'clickhouse://u:hunter2@h:8123/d'}";
+        let config = parse(text).unwrap();
+        config.check_for_daemon().unwrap();
+        assert_eq!(config.start_timeout(), Duration::from_secs(20));
+        let hooks = "\nhooks:\n  - {name: a, store: orders, url: 'https://h/'}";
+        let config = parse(&format!("{text}{hooks}")).unwrap();
+        let error = format!("{:#}", config.check_for_daemon().unwrap_err());
+        assert!(
+            error.contains("hooks:") && error.contains("bridge"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

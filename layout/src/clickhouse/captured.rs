@@ -29,6 +29,7 @@ const CAPTURED: Shape = Shape {
         ),
     ],
     settings: STATE_SETTINGS,
+    indexes: &[],
 };
 
 // Changes that wait for the copy of their table, once each whatever was delivered twice.
@@ -43,6 +44,7 @@ const DEFERRED: Shape = Shape {
         ("change", "String"),
     ],
     settings: STATE_SETTINGS,
+    indexes: &[],
 };
 
 /// The notes of captured tables.

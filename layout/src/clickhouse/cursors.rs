@@ -39,6 +39,20 @@ pub struct Held {
     source: String,
 }
 
+/// Whose a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody has said so yet.
+    Nobody,
+    /// A pipeline writes it, or will: it is a replica.
+    Bridge,
+    /// It takes appends of its own.
+    Itself,
+}
+
+/// What stands in a binding for a store of its own.
+const OWN: u8 = 2;
+
 /// How many low bits of a fence are random.
 const RANDOM_BITS: u32 = 20;
 
@@ -99,11 +113,65 @@ impl Cursors {
         }
     }
 
+    /// Whose the store is.
+    pub async fn owner(&self, operation: &'static str) -> Result<Owner> {
+        Ok(match self.binding(operation).await? {
+            (0, _) => Owner::Nobody,
+            (_, OWN) => Owner::Itself,
+            _ => Owner::Bridge,
+        })
+    }
+
+    /// Says that the store is a replica, before any source has it. `InvalidInput` where it is a store
+    /// of its own.
+    pub async fn reserve(&self) -> Result<()> {
+        const OPERATION: &str = "open replica";
+        match self.binding(OPERATION).await? {
+            (0, _) => self.write_binding(OPERATION, (1, 0, "")).await,
+            (_, OWN) => Err(self.not_a_replica(OPERATION)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the store its own: what any pipeline delivers from now on is refused.
+    pub async fn own(&self, operation: &'static str) -> Result<()> {
+        let (epoch, bound) = self.binding(operation).await?;
+        if bound == OWN {
+            return Ok(());
+        }
+        self.write_binding(operation, (epoch + 1, OWN, "")).await
+    }
+
+    fn not_a_replica(&self, operation: &'static str) -> Error {
+        let what = format!(
+            "store {:?} takes appends of its own and is no replica; choose another name or database",
+            self.store
+        );
+        Error::invalid(operation, what)
+    }
+
+    async fn binding(&self, operation: &'static str) -> Result<(u64, u8)> {
+        let sql = format!(
+            "SELECT tupleElement(s.binding, 1) AS epoch, tupleElement(s.binding, 2) AS bound \
+             FROM (SELECT max(binding) AS binding FROM {} WHERE store = ?) AS s",
+            Tables::STORES,
+        );
+        let query = self.connection.client().query(&sql);
+        let rows: Vec<(u64, u8)> = self
+            .connection
+            .fetch_all(operation, query.bind(self.store.as_str()))
+            .await?;
+        Ok(rows.into_iter().next().unwrap_or_default())
+    }
+
     /// Lets another source have the store, whose content must be gone by then: keys of two sources
     /// mean different things.
     pub async fn release(&self, pipeline: &PipelineId) -> Result<()> {
         const OPERATION: &str = "release store";
         let stored = self.load(OPERATION, pipeline).await?;
+        if stored.bound == OWN {
+            return Err(self.not_a_replica(OPERATION));
+        }
         self.write_binding(OPERATION, (stored.epoch + 1, 0, ""))
             .await
     }
@@ -190,6 +258,10 @@ impl Cursors {
                 ),
             ));
         }
+        if stored.bound == OWN {
+            let what = format!("store {:?} was made a store of its own", self.store);
+            return Err(Error::new(ErrorKind::Fenced, operation, what));
+        }
         match (parse(&stored.source)?, parse(&stored.bound_source)?) {
             (Some(mine), Some(bound)) if stored.bound == 1 && !bound.continues(&mine) => {
                 Err(self.diverged(operation, &bound, &mine))
@@ -254,6 +326,9 @@ impl Cursors {
     async fn bind(&self, stored: &Stored, source: &SourceId) -> Result<()> {
         const OPERATION: &str = "claim pipeline";
         let text = source.to_string();
+        if stored.bound == OWN {
+            return Err(self.not_a_replica(OPERATION));
+        }
         if stored.bound == 1
             && let Some(bound) = parse(&stored.bound_source)?
         {

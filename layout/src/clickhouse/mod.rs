@@ -9,8 +9,12 @@
 //! - `s_streams` holds name, version and trim boundary of the streams, likewise.
 //! - `s_current` shows the present content.
 //!
+//! A store of its own, which is no replica, has a fourth table: `s_log`, its mutation log. A row of
+//! the log is what commits a mutation; the other tables follow from it (`docs/clickhouse.md`).
+//!
 //! A trim and a rename are one row each, whatever the size of the stream. The database also holds
-//! `ledger_cursors` and `ledger_stores`, shared by all stores in it.
+//! `ledger_cursors`, `ledger_stores`, `ledger_states` and `ledger_dead_letters`, shared by all stores
+//! in it.
 //!
 //! # Reading one stream fast
 //!
@@ -29,18 +33,28 @@
 
 mod captured;
 mod config;
+mod contents;
 mod cursors;
 mod error;
 mod http;
 mod insert;
+mod log;
+mod pacing;
+mod purge;
+pub mod rows;
 mod schema;
+mod states;
 
 pub use captured::{CapturedTables, Deferred, Noted};
 pub use config::{ClickHouseConfig, Secret};
-pub use cursors::{Cursors, Held};
+pub use contents::{ClickHouseContents, KEYS, these_entries, these_streams};
+pub use cursors::{Cursors, Held, Owner};
 pub use error::{ServerError, map_error};
 pub use insert::{Dedup, Started, StartedRows};
+pub use log::{Head, LOG_TAG, LogTable, NewRow, Tail, Written};
+pub use pacing::Pacer;
 pub use schema::{LAYOUT_VERSION, Tables};
+pub use states::{Document, States};
 
 use std::time::Duration;
 

@@ -21,6 +21,8 @@ pub(super) struct Shape {
     pub(super) sorting_key: &'static str,
     pub(super) columns: &'static [(&'static str, &'static str)],
     pub(super) settings: &'static [(&'static str, &'static str)],
+    /// Skip indexes. They only save reading, so a table that lacks one gets it when it is opened.
+    pub(super) indexes: &'static [(&'static str, &'static str)],
 }
 
 // A MergeTree does not sync by default, so that an acknowledged insert could be lost with the
@@ -52,6 +54,16 @@ const ENTRIES: Shape = Shape {
         ("created_at", "DateTime64(6, 'UTC')"),
     ],
     settings: DATA_SETTINGS,
+    indexes: &[
+        (
+            "by_dedup_key",
+            "dedup_key TYPE bloom_filter(0.01) GRANULARITY 1",
+        ),
+        (
+            "by_payload",
+            "lower(payload) TYPE ngrambf_v1(4, 32768, 3, 0) GRANULARITY 1",
+        ),
+    ],
 };
 
 // Each state carries its version first, so that the maximum is the newest. That holds for
@@ -77,6 +89,7 @@ const LABELS: Shape = Shape {
         ),
     ],
     settings: DATA_SETTINGS,
+    indexes: &[],
 };
 
 const STREAMS: Shape = Shape {
@@ -92,6 +105,76 @@ const STREAMS: Shape = Shape {
         ("trimmed_through", "SimpleAggregateFunction(max, UInt64)"),
     ],
     settings: DATA_SETTINGS,
+    indexes: &[(
+        "by_name",
+        "tupleElement(name, 2) TYPE bloom_filter(0.001) GRANULARITY 1",
+    )],
+};
+
+// The window is what makes a sequence number given once: of two inserts with one token the server
+// takes the first (see `log.rs`).
+const LOG: Shape = Shape {
+    engine: "MergeTree",
+    sorting_key: "seq",
+    columns: &[
+        ("seq", "Int64"),
+        ("at", "DateTime64(6, 'UTC')"),
+        ("stream_key", "UInt64"),
+        ("stream_name", "String"),
+        ("name_version", "UInt64"),
+        ("kind", "Int16"),
+        ("ids", "Array(Int64)"),
+        ("version", "Int64"),
+        ("body", "String"),
+        ("writer", "UInt128"),
+        ("last_id", "UInt64"),
+        ("last_key", "UInt64"),
+        ("applied", "Int64"),
+    ],
+    settings: &[
+        ("non_replicated_deduplication_window", "10000"),
+        ("fsync_after_insert", "1"),
+        ("fsync_part_directory", "1"),
+    ],
+    indexes: &[],
+};
+
+// (version, text): the newest version's text. Each version is written once, as in the log.
+const STATES: Shape = Shape {
+    engine: "AggregatingMergeTree",
+    sorting_key: "store, kind, key",
+    columns: &[
+        ("store", "String"),
+        ("kind", "String"),
+        ("key", "String"),
+        (
+            "state",
+            "SimpleAggregateFunction(max, Tuple(UInt64, String))",
+        ),
+    ],
+    settings: &[
+        ("non_replicated_deduplication_window", "10000"),
+        ("fsync_after_insert", "1"),
+        ("fsync_part_directory", "1"),
+    ],
+    indexes: &[],
+};
+
+const DEAD_LETTERS: Shape = Shape {
+    engine: "ReplacingMergeTree",
+    sorting_key: "store, pipeline, cursor",
+    columns: &[
+        ("store", "String"),
+        ("pipeline", "String"),
+        ("cursor", "String"),
+        ("stream_key", "UInt64"),
+        ("description", "String"),
+        ("reason", "String"),
+        ("item", "String"),
+        ("parked_at", "DateTime64(6, 'UTC')"),
+    ],
+    settings: STATE_SETTINGS,
+    indexes: &[],
 };
 
 // (fence, cursor in hexadecimal, source): the newest fence's furthest cursor is the maximum.
@@ -107,9 +190,11 @@ const CURSORS: Shape = Shape {
         ),
     ],
     settings: STATE_SETTINGS,
+    indexes: &[],
 };
 
-// (epoch, 1 where bound or 0 where released, source).
+// (epoch, state, source): 1 where the store is bound to a source, 0 where released, 2 where it is a
+// store of its own.
 const STORES: Shape = Shape {
     engine: "AggregatingMergeTree",
     sorting_key: "store",
@@ -121,6 +206,7 @@ const STORES: Shape = Shape {
         ),
     ],
     settings: STATE_SETTINGS,
+    indexes: &[],
 };
 
 const VIEW_COLUMNS: &[(&str, &str)] = &[
@@ -149,6 +235,8 @@ pub struct Tables {
     pub labels: String,
     /// Names, versions and trim boundaries.
     pub streams: String,
+    /// The mutation log of a store of its own; a replica has none.
+    pub log: String,
     /// The view of the present content.
     pub current: String,
 }
@@ -158,6 +246,10 @@ impl Tables {
     pub const CURSORS: &'static str = "ledger_cursors";
     /// Which source each store of this database is bound to.
     pub const STORES: &'static str = "ledger_stores";
+    /// Consumers, leases and the like, each a versioned text.
+    pub const STATES: &'static str = "ledger_states";
+    /// What the consumers of all stores of this database could not deliver.
+    pub const DEAD_LETTERS: &'static str = "ledger_dead_letters";
 
     /// The names for a store.
     pub fn new(store: &StoreName) -> Self {
@@ -166,6 +258,7 @@ impl Tables {
             entries: format!("{store}_entries"),
             labels: format!("{store}_labels"),
             streams: format!("{store}_streams"),
+            log: format!("{store}_log"),
             current: format!("{store}_current"),
         }
     }
@@ -196,10 +289,47 @@ impl Tables {
                 connection.execute(OPERATION, &shape.create(name)).await?;
             }
         }
+        add_indexes(connection, &shapes, &present).await;
         if let Some(create) = replace {
             connection.execute(OPERATION, &self.view(create)).await?;
         }
         Ok(())
+    }
+
+    /// Creates the mutation log, and what stands beside it; for a store of its own.
+    pub async fn open_log(&self, connection: &Connection) -> Result<()> {
+        open_shapes(
+            connection,
+            &[
+                (self.log.as_str(), LOG),
+                (Self::STATES, STATES),
+                (Self::DEAD_LETTERS, DEAD_LETTERS),
+            ],
+        )
+        .await
+    }
+
+    /// Whether the store has a mutation log: it is no replica then.
+    pub async fn has_log(&self, connection: &Connection) -> Result<bool> {
+        Ok(!present(connection, &[&self.log]).await?.is_empty())
+    }
+
+    /// The names of the stores and replicas of the database, ascending.
+    pub async fn stores(connection: &Connection) -> Result<Vec<StoreName>> {
+        let query = connection
+            .client()
+            .query(
+                "SELECT substring(name, 1, length(name) - 8) AS name FROM system.tables \
+                 WHERE database = ? AND endsWith(name, '_current') AND engine = 'View' \
+                 AND startsWith(comment, ?) ORDER BY name",
+            )
+            .bind(&connection.config().database)
+            .bind(COMMENT);
+        let names: Vec<String> = connection.fetch_all("list stores", query).await?;
+        Ok(names
+            .into_iter()
+            .filter_map(|name| StoreName::new(name).ok())
+            .collect())
     }
 
     /// Whether the store's tables are there, whatever their shape.
@@ -318,11 +448,37 @@ pub(super) async fn open_shapes(connection: &Connection, shapes: &[(&str, Shape)
     Ok(())
 }
 
+/// Adds the indexes that a table made by an earlier version lacks. Who may not do that reads more.
+async fn add_indexes(connection: &Connection, shapes: &[(&str, Shape)], present: &[Table]) {
+    for (name, shape) in shapes {
+        let Some(table) = present.iter().find(|table| table.name == *name) else {
+            continue;
+        };
+        for (index, definition) in shape.indexes {
+            if table
+                .create_table_query
+                .contains(&format!("INDEX {index} "))
+            {
+                continue;
+            }
+            let add = format!("ALTER TABLE {name} ADD INDEX IF NOT EXISTS {index} {definition}");
+            let fill = format!("ALTER TABLE {name} MATERIALIZE INDEX {index}");
+            for sql in [add, fill] {
+                if let Err(error) = connection.execute(OPERATION, &sql).await {
+                    tracing::warn!(table = name, index, error = %error.chain(), "no index was added");
+                    break;
+                }
+            }
+        }
+    }
+}
+
 async fn present(connection: &Connection, names: &[&str]) -> Result<Vec<Table>> {
     let query = connection
         .client()
         .query(
-            "SELECT name, engine, engine_full, sorting_key, partition_key, comment \
+            "SELECT name, engine, engine_full, sorting_key, partition_key, comment, \
+             create_table_query \
              FROM system.tables WHERE database = ? AND name IN ?",
         )
         .bind(&connection.config().database)
@@ -351,9 +507,12 @@ impl Shape {
                 .collect();
             pairs.join(", ")
         };
+        let indexes = self.indexes.iter();
+        let indexes = indexes.map(|(name, what)| format!(", INDEX {name} {what}"));
         format!(
-            "CREATE TABLE IF NOT EXISTS {name} ({}) ENGINE = {} ORDER BY ({}) SETTINGS {}",
+            "CREATE TABLE IF NOT EXISTS {name} ({}{}) ENGINE = {} ORDER BY ({}) SETTINGS {}",
             list(self.columns, " "),
+            indexes.collect::<String>(),
             self.engine,
             self.sorting_key,
             list(self.settings, " = "),
@@ -369,6 +528,7 @@ struct Table {
     sorting_key: String,
     partition_key: String,
     comment: String,
+    create_table_query: String,
 }
 
 #[derive(Debug, Row, Deserialize)]

@@ -3,9 +3,7 @@
 //! The layout of the tables, and how to read one stream fast, is told in
 //! [`ledger_layout::clickhouse`].
 
-mod pacing;
 mod replica;
-mod rows;
 mod sink;
 mod tables;
 

@@ -8,13 +8,12 @@ use clickhouse::{Row, RowWrite};
 use ledger_core::{
     Batch, Change, CursorStore, Error, ErrorKind, PipelineId, Replica, Result, Sink, StoreName,
 };
+use ledger_layout::clickhouse::rows::{Content, EntryRow, LabelRow, StreamRow};
 use ledger_layout::clickhouse::{
-    ClickHouseConfig, Connection, Cursors, Dedup, Held, Started, Tables,
+    ClickHouseConfig, ClickHouseContents, Connection, Cursors, Dedup, Held, Pacer, Started, Tables,
 };
 use xxhash_rust::xxh3::Xxh3;
 
-use super::pacing::Pacer;
-use super::rows::{Content, EntryRow, LabelRow, StreamRow};
 use crate::delta::Delta;
 
 const DELIVER: &str = "deliver to ClickHouse";
@@ -46,23 +45,26 @@ pub struct BatchBounds {
 pub struct ClickHouseSink {
     pub(super) connection: Connection,
     pub(super) tables: Tables,
+    pub(super) contents: ClickHouseContents,
     cursors: Cursors,
     pacer: Pacer,
 }
 
 impl ClickHouseSink {
     /// Opens the tables of `store`, creating those that are absent. `InvalidInput` where one has
-    /// another shape, `NotFound` where the database does not exist.
+    /// another shape or the store takes appends of its own, `NotFound` where the database does not exist.
     pub async fn open(config: &ClickHouseConfig, store: &StoreName) -> Result<Self> {
         let connection = Connection::new(config.clone());
         let tables = Tables::new(store);
         tables.open(&connection).await?;
         let cursors = Cursors::new(connection.clone(), store);
+        cursors.reserve().await?;
         Ok(Self {
+            contents: ClickHouseContents::new(connection.clone(), tables.clone()),
             connection,
             tables,
             cursors,
-            pacer: Pacer::default(),
+            pacer: Pacer::of_deliveries(),
         })
     }
 
@@ -87,6 +89,8 @@ impl ClickHouseSink {
     /// Forgets the cursor and empties the replica, so that the next run copies everything anew,
     /// from whichever source. An instance that works on the pipeline is fenced.
     pub async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        // A replica that was promoted meanwhile is not emptied.
+        self.cursors.reserve().await?;
         self.cursors.reset(pipeline).await?;
         self.tables.clear(&self.connection).await?;
         self.cursors.release(pipeline).await

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use ledger_core::{
-    Appended, ChangeLog, Cursor, EntryId, Error, ErrorKind, ExpectedVersion, Labels, NewEntry,
-    Page, ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
+    Appended, ChangeLog, EntryId, Error, ErrorKind, ExpectedVersion, Labels, NewEntry, Page,
+    ReadOptions, Result, Search, Stat, Store, StoreName, StreamName,
 };
 use ledger_layout::StoreOptions;
 use ledger_layout::log::Position;

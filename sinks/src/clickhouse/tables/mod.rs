@@ -25,12 +25,13 @@ use ledger_core::{
     Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Result, RowChange, SourceId,
     TableName, TableReplica, TableSink, TableState,
 };
-use ledger_layout::clickhouse::{CapturedTables, ClickHouseConfig, Connection, Cursors, Tables};
+use ledger_layout::clickhouse::{
+    CapturedTables, ClickHouseConfig, Connection, Cursors, Pacer, Tables,
+};
 pub use ledger_layout::tables::ClusterOptions;
 use ledger_layout::tables::TableRoutes;
 use tokio::sync::Mutex;
 
-use super::pacing::Pacer;
 use super::sink::BatchBounds;
 use work::Work;
 
@@ -74,7 +75,7 @@ impl ClickHouseTables {
             },
             connection,
             routes,
-            pacer: Pacer::default(),
+            pacer: Pacer::of_deliveries(),
             work: Mutex::default(),
             lookups: AtomicUsize::new(images::LOOKUPS),
         })

@@ -3,31 +3,53 @@
 use std::time::Duration;
 
 use clickhouse::Row;
-use ledger_layout::clickhouse::Connection;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::Connection;
+
 /// How often the server is asked at most.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The number of active parts of one table from which deliveries are slowed down. The server itself
-/// slows inserts at 1,000 and refuses them at 3,000 (`parts_to_delay_insert`,
-/// `parts_to_throw_insert`).
-const SLOW_FROM: u64 = 100;
-
-/// The number from which the delay is the longest.
-const SLOWEST_FROM: u64 = 400;
-
-/// The longest delay of one delivery.
-const MAX_DELAY: Duration = Duration::from_secs(1);
-
-/// Delays deliveries while parts pile up: not below 100 active parts of a table, then
-/// proportionally longer, at most one second each. Batches grow meanwhile, so that fewer, larger
-/// parts come.
-#[derive(Debug, Default)]
-pub(super) struct Pacer {
+/// Delays writes while parts pile up: not below a number of active parts of a table, then
+/// proportionally longer up to a number from which the delay is the longest. Batches grow meanwhile,
+/// so that fewer, larger parts come. The server itself slows inserts at 1,000 parts and refuses them
+/// at 3,000 (`parts_to_delay_insert`, `parts_to_throw_insert`).
+#[derive(Debug)]
+pub struct Pacer {
+    slow_from: u64,
+    slowest_from: u64,
+    longest: Duration,
     last: Mutex<Option<(Instant, Duration)>>,
+}
+
+impl Pacer {
+    /// For deliveries, which nobody waits for: from 100 parts on, at 400 a second.
+    pub fn of_deliveries() -> Self {
+        Self::new(100, 400, Duration::from_secs(1))
+    }
+
+    /// For calls that somebody waits for: from 300 parts on, at 1,000 half a second.
+    pub fn of_calls() -> Self {
+        Self::new(300, 1_000, Duration::from_millis(500))
+    }
+
+    fn new(slow_from: u64, slowest_from: u64, longest: Duration) -> Self {
+        Self {
+            slow_from,
+            slowest_from,
+            longest,
+            last: Mutex::default(),
+        }
+    }
+
+    fn delay_for(&self, parts: u64) -> Duration {
+        let range = self.slowest_from - self.slow_from;
+        let above = parts.saturating_sub(self.slow_from).min(range);
+        let part = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        self.longest * part(above) / part(range.max(1))
+    }
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -37,14 +59,15 @@ struct Parts {
 
 impl Pacer {
     /// Waits as long as the server needs that has these tables.
-    pub(super) async fn wait(&self, connection: &Connection, tables: &[&str]) {
+    pub async fn wait(&self, connection: &Connection, tables: &[&str]) {
         let delay = self.delay(connection, tables).await;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
     }
 
-    async fn delay(&self, connection: &Connection, tables: &[&str]) -> Duration {
+    /// How long the next write should be put off.
+    pub async fn delay(&self, connection: &Connection, tables: &[&str]) -> Duration {
         let mut last = self.last.lock().await;
         if let Some((at, delay)) = *last
             && at.elapsed() < INTERVAL
@@ -52,7 +75,7 @@ impl Pacer {
             return delay;
         }
         let delay = match most_parts(connection, tables).await {
-            Ok(parts) => delay_for(parts),
+            Ok(parts) => self.delay_for(parts),
             Err(error) => {
                 // A server that does not answer fails the inserts as well, and a user who may not
                 // read `system.parts` is no reason to stop.
@@ -81,24 +104,17 @@ async fn most_parts(connection: &Connection, tables: &[&str]) -> ledger_core::Re
     Ok(rows.first().map_or(0, |row| row.parts))
 }
 
-fn delay_for(parts: u64) -> Duration {
-    let above = parts
-        .saturating_sub(SLOW_FROM)
-        .min(SLOWEST_FROM - SLOW_FROM);
-    let range = u32::try_from(SLOWEST_FROM - SLOW_FROM).unwrap_or(1);
-    MAX_DELAY * u32::try_from(above).unwrap_or(range) / range
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_delay_grows_with_the_parts_and_is_bounded() {
-        assert_eq!(delay_for(0), Duration::ZERO);
-        assert_eq!(delay_for(100), Duration::ZERO);
-        assert_eq!(delay_for(250), Duration::from_millis(500));
-        assert_eq!(delay_for(400), MAX_DELAY);
-        assert_eq!(delay_for(u64::MAX), MAX_DELAY);
+        let pacer = Pacer::of_deliveries();
+        assert_eq!(pacer.delay_for(0), Duration::ZERO);
+        assert_eq!(pacer.delay_for(100), Duration::ZERO);
+        assert_eq!(pacer.delay_for(250), Duration::from_millis(500));
+        assert_eq!(pacer.delay_for(400), Duration::from_secs(1));
+        assert_eq!(pacer.delay_for(u64::MAX), Duration::from_secs(1));
     }
 }

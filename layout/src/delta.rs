@@ -13,41 +13,49 @@ use ledger_core::{
 
 /// The reduced batch. It borrows from the changes.
 #[derive(Debug, Default)]
-pub(crate) struct Delta<'a> {
+pub struct Delta<'a> {
     /// Every stream that the batch mentions.
-    pub(crate) streams: BTreeMap<StreamKey, StreamDelta<'a>>,
+    pub streams: BTreeMap<StreamKey, StreamDelta<'a>>,
     /// The entries appended, those with the highest label version where one came twice.
-    pub(crate) entries: BTreeMap<EntryKey, &'a Entry>,
+    pub entries: BTreeMap<EntryKey, &'a Entry>,
     /// The newest tags of entries.
-    pub(crate) tags: BTreeMap<EntryKey, Label<&'a [String]>>,
+    pub tags: BTreeMap<EntryKey, Label<&'a [String]>>,
     /// The newest annotations of entries.
-    pub(crate) annotations: BTreeMap<EntryKey, Label<&'a Pairs>>,
+    pub annotations: BTreeMap<EntryKey, Label<&'a Pairs>>,
 }
 
 /// What a batch says of a stream.
 #[derive(Debug)]
-pub(crate) struct StreamDelta<'a> {
+pub struct StreamDelta<'a> {
     /// The newest name.
-    pub(crate) stream: &'a StreamRef,
+    pub stream: &'a StreamRef,
     /// The highest version seen; 0 where the batch tells none.
-    pub(crate) version: u64,
+    pub version: u64,
     /// The highest trim boundary; 0 where the batch holds none.
-    pub(crate) trimmed_through: u64,
+    pub trimmed_through: u64,
 }
 
 /// A label state.
 #[derive(Debug)]
-pub(crate) struct Label<T> {
-    pub(crate) version: u64,
-    pub(crate) value: T,
-    pub(crate) at: Timestamp,
+pub struct Label<T> {
+    /// The entry's label version after the change.
+    pub version: u64,
+    /// All of it.
+    pub value: T,
+    /// When it was changed.
+    pub at: Timestamp,
 }
 
 impl<'a> Delta<'a> {
     /// Reduces the items of a batch.
-    pub(crate) fn of(items: &'a [(Cursor, Change)]) -> Self {
+    pub fn of(items: &'a [(Cursor, Change)]) -> Self {
+        Self::of_changes(items.iter().map(|(_, change)| change))
+    }
+
+    /// Reduces changes.
+    pub fn of_changes(changes: impl IntoIterator<Item = &'a Change>) -> Self {
         let mut delta = Self::default();
-        for (_, change) in items {
+        for change in changes {
             delta.add(change);
         }
         delta

@@ -10,7 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::delta::{Delta, Label, StreamDelta};
 
 /// A row whose content can be told from another's.
-pub(super) trait Content {
+pub trait Content {
+    /// Feeds the row to a hash.
     fn hash(&self, hash: &mut Xxh3);
 }
 
@@ -42,8 +43,9 @@ fn pairs(hash: &mut Xxh3, values: &Pairs) {
     );
 }
 
+/// A row of `s_entries`.
 #[derive(Debug, Clone, Row, Serialize)]
-pub(super) struct EntryRow<'a> {
+pub struct EntryRow<'a> {
     stream_key: u64,
     id: u64,
     label_version: u64,
@@ -59,7 +61,8 @@ pub(super) struct EntryRow<'a> {
 }
 
 impl<'a> EntryRow<'a> {
-    pub(super) fn new(key: EntryKey, entry: &'a Entry) -> Self {
+    /// An entry at its place.
+    pub fn new(key: EntryKey, entry: &'a Entry) -> Self {
         Self {
             stream_key: key.stream.0,
             id: key.id.0,
@@ -91,9 +94,9 @@ impl Content for EntryRow<'_> {
     }
 }
 
-/// Versions of 0 stand for a state that the row does not tell; they never win.
+/// A row of `s_labels`. Versions of 0 stand for a state that the row does not tell; they never win.
 #[derive(Debug, Clone, Row, Serialize)]
-pub(super) struct LabelRow<'a> {
+pub struct LabelRow<'a> {
     stream_key: u64,
     id: u64,
     tags: (u64, &'a [String]),
@@ -119,14 +122,14 @@ impl<'a> LabelRow<'a> {
     }
 
     /// When the labels changed that are part of the entry's own row, which has no place for it.
-    pub(super) fn of(key: EntryKey, entry: &Entry) -> Option<Self> {
+    pub fn of(key: EntryKey, entry: &Entry) -> Option<Self> {
         let mut row = Self::empty(key);
         row.touch(entry.label_version, entry.updated_at?);
         Some(row)
     }
 
     /// The label states of a batch, one row an entry.
-    pub(super) fn all(delta: &Delta<'a>) -> Vec<Self> {
+    pub fn all(delta: &Delta<'a>) -> Vec<Self> {
         let mut rows: BTreeMap<EntryKey, Self> = BTreeMap::new();
         for (key, entry) in &delta.entries {
             if let Some(row) = Self::of(*key, entry) {
@@ -172,8 +175,9 @@ impl Content for LabelRow<'_> {
     }
 }
 
+/// A row of `s_streams`.
 #[derive(Debug, Clone, Row, Serialize)]
-pub(super) struct StreamRow<'a> {
+pub struct StreamRow<'a> {
     stream_key: u64,
     name: (u64, &'a str),
     version: u64,
@@ -182,7 +186,7 @@ pub(super) struct StreamRow<'a> {
 
 impl<'a> StreamRow<'a> {
     /// What a batch says of a stream; its trim boundary only where `trimmed` is set.
-    pub(super) fn new(delta: &StreamDelta<'a>, trimmed: bool) -> Self {
+    pub fn new(delta: &StreamDelta<'a>, trimmed: bool) -> Self {
         let stream = delta.stream;
         Self {
             stream_key: stream.key.0,
@@ -192,7 +196,8 @@ impl<'a> StreamRow<'a> {
         }
     }
 
-    pub(super) fn of(state: &'a StreamState) -> Self {
+    /// The state of a stream.
+    pub fn of(state: &'a StreamState) -> Self {
         Self {
             stream_key: state.stream.key.0,
             name: (state.stream.name_version, state.stream.name.as_str()),
@@ -213,7 +218,7 @@ impl Content for StreamRow<'_> {
 }
 
 /// The entry rows and label rows of records.
-pub(super) fn of_records<'a>(records: &[&'a Record]) -> (Vec<EntryRow<'a>>, Vec<LabelRow<'a>>) {
+pub fn of_records<'a>(records: &[&'a Record]) -> (Vec<EntryRow<'a>>, Vec<LabelRow<'a>>) {
     let entries = records
         .iter()
         .map(|record| EntryRow::new(record.key, &record.entry))
