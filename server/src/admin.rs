@@ -83,6 +83,16 @@ impl Service {
         Ok(v1::ResumeBridgeResponse {})
     }
 
+    /// See `AdminService.RemoveBridge`.
+    pub(crate) async fn remove_bridge(
+        &self,
+        request: v1::RemoveBridgeRequest,
+    ) -> Result<v1::RemoveBridgeResponse, Status> {
+        let name = named("name", &request.name)?;
+        answer(self.options.bridges.remove(&name).await)?;
+        Ok(v1::RemoveBridgeResponse {})
+    }
+
     /// See `AdminService.ResyncBridge`.
     pub(crate) async fn resync_bridge(
         &self,

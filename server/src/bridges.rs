@@ -18,6 +18,11 @@ pub trait Bridges: Send + Sync + 'static {
     /// Lets a bridge go on.
     async fn resume(&self, name: &PipelineId) -> Result<()>;
 
+    /// Forgets a bridge that is not configured any more, where it read a store of this daemon: its
+    /// dead letters, and its place in the retention of logs. Its replica stays. `InvalidInput` for
+    /// one that is configured.
+    async fn remove(&self, name: &PipelineId) -> Result<()>;
+
     /// Makes a bridge copy everything again, or only this table, then follow. Returns when that has
     /// begun.
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()>;
@@ -154,6 +159,10 @@ impl NoBridges {
 
 #[async_trait]
 impl Bridges for NoBridges {
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
+        Self::unknown(name)
+    }
+
     async fn list(&self) -> Vec<BridgeStatus> {
         Vec::new()
     }

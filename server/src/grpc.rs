@@ -112,6 +112,8 @@ unary!(AdminService {
         |s, _call, m| Service::pause_bridge(s, m).await;
     resume_bridge(ResumeBridgeRequest) -> ResumeBridgeResponse:
         |s, _call, m| Service::resume_bridge(s, m).await;
+    remove_bridge(RemoveBridgeRequest) -> RemoveBridgeResponse:
+        |s, _call, m| Service::remove_bridge(s, m).await;
     resync_bridge(ResyncBridgeRequest) -> ResyncBridgeResponse:
         |s, _call, m| Service::resync_bridge(s, m).await;
     verify_bridge(VerifyBridgeRequest) -> VerifyBridgeResponse:
@@ -147,6 +149,8 @@ unary!(HookService {
         |s, _call, m| Service::replay_hook_dead_letters(s, m).await;
     rotate_hook_secret(RotateHookSecretRequest) -> RotateHookSecretResponse:
         |s, _call, m| Service::rotate_hook_secret(s, m).await;
+    remove_hook(RemoveHookRequest) -> RemoveHookResponse:
+        |s, _call, m| Service::remove_hook(s, m).await;
     verify_hook_signature(VerifyHookSignatureRequest) -> VerifyHookSignatureResponse:
         |s, _call, m| Service::verify_hook_signature(s, m).await;
 });

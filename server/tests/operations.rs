@@ -76,6 +76,10 @@ impl Bridges for Noted {
         self.note(name, "resume")
     }
 
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
+        self.note(name, "remove")
+    }
+
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
         self.note(name, format!("resync {table:?}"))
     }

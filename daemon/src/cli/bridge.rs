@@ -38,6 +38,9 @@ pub(crate) enum Bridge {
     /// List what the sink refused and was set aside
     #[command(after_help = "Example: ledger bridge dead-letters orders-to-clickhouse")]
     DeadLetters(DeadLetters),
+    /// Forget a bridge that was taken out of the configuration: what it holds back at the source
+    #[command(after_help = "Example: ledger bridge remove orders-to-clickhouse")]
+    Remove(Remove),
     /// Deliver the dead letters again
     #[command(after_help = "Example: ledger bridge replay orders-to-clickhouse")]
     Replay(Replay),
@@ -192,6 +195,16 @@ pub(crate) struct DeadLetters {
 pub(crate) struct Replay {
     /// A bridge of the daemon; without one, the ends are named
     #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "name"])]
+    pub(crate) bridge: Option<String>,
+    #[command(flatten)]
+    pub(crate) ends: Ends,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// A bridge that read a store of the daemon; without one, the ends are named, and the bridge must
+    /// not run (--to only where no --name is given, or with --tables)
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name"])]
     pub(crate) bridge: Option<String>,
     #[command(flatten)]
     pub(crate) ends: Ends,

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ledger::MutationKind;
 
-pub(crate) use bridge::{Bridge, DeadLetters, Ends, Replay, Run, Verify};
+pub(crate) use bridge::{Bridge, DeadLetters, Ends, Remove, Replay, Run, Verify};
 pub(crate) use hook::{
     Attempts, Hook, HookLetters, NamedHook, ReplayHook, ResumeHook, RotateSecret, VerifySignature,
 };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ledger_server::v1::bridge::State;
 use ledger_server::v1::{
     Bridge, DiscardDeadLettersRequest, GetBridgeRequest, ListBridgesRequest,
-    ListDeadLettersRequest, PauseBridgeRequest, ReplayDeadLettersRequest, ResumeBridgeRequest,
-    ResyncBridgeRequest, VerifyBridgeRequest, VerifyBridgeResponse,
+    ListDeadLettersRequest, PauseBridgeRequest, RemoveBridgeRequest, ReplayDeadLettersRequest,
+    ResumeBridgeRequest, ResyncBridgeRequest, VerifyBridgeRequest, VerifyBridgeResponse,
 };
 use serde_json::{Value, json};
 
@@ -106,6 +106,31 @@ pub(crate) async fn resume(name: &str, global: &Global, printer: &Printer) -> an
         .await
         .answer(&daemon)?;
     said(printer, global, name, "resume", "goes on")
+}
+
+/// Forgets a bridge that is not configured any more.
+pub(crate) async fn remove(name: &str, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
+    let daemon = Daemon::of(&global.overrides())?;
+    let request = RemoveBridgeRequest {
+        name: name.to_owned(),
+    };
+    daemon
+        .admin()?
+        .remove_bridge(request)
+        .await
+        .answer(&daemon)?;
+    removed(name, global, printer)
+}
+
+/// Tells that a bridge was forgotten.
+pub(super) fn removed(name: &str, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
+    said(
+        printer,
+        global,
+        name,
+        "remove",
+        "is forgotten; its replica stays",
+    )
 }
 
 /// Makes a bridge copy everything anew.

@@ -2,6 +2,7 @@
 
 mod bridge_ask;
 mod bridge_letters;
+mod bridge_remove;
 mod bridge_replay;
 mod bridge_run;
 mod bridge_verify;
@@ -51,6 +52,7 @@ pub(crate) async fn bridge(
         }
         Bridge::Verify(options) => Box::pin(bridge_verify::run(options, global, printer)).await,
         Bridge::DeadLetters(options) => bridge_letters::run(options, global, printer).await,
+        Bridge::Remove(options) => Box::pin(bridge_remove::run(options, global, printer)).await,
         Bridge::Replay(options) => Box::pin(bridge_replay::run(options, global, printer)).await,
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::stores::Served;
-use crate::config::{BridgeConfig, Carried};
+use crate::config::{BridgeConfig, Carried, HOOK_PREFIX};
 use crate::tables::table_name;
 
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
@@ -580,6 +580,29 @@ impl Bridges for Running {
 
     async fn resume(&self, name: &PipelineId) -> Result<()> {
         self.set_paused(name, false).await
+    }
+
+    async fn remove(&self, name: &PipelineId) -> Result<()> {
+        const OPERATION: &str = "remove bridge";
+        if lock(&self.bridges).contains_key(name) {
+            let what = format!(
+                "name: {name} is in the daemon's configuration; take it out there and reload first"
+            );
+            return Err(Error::invalid(OPERATION, what));
+        }
+        if name.as_str().starts_with(HOOK_PREFIX) {
+            let what = format!("name: {name} is a hook's; see `ledger hook remove`");
+            return Err(Error::invalid(OPERATION, what));
+        }
+        if self.stores.unregister(name, None).await? == 0 {
+            let what = format!(
+                "no store of this daemon knows a bridge {name}; one with a source of its own is \
+                 removed with --from and --store or --tables"
+            );
+            return Err(Error::new(ErrorKind::NotFound, OPERATION, what));
+        }
+        tracing::info!(bridge = %name, "a bridge is forgotten");
+        Ok(())
     }
 
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {

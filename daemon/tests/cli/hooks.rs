@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ledger_harness::{Received, Receiver, Reply};
 use serde_json::Value;
+use sqlx::Connection as _;
 
 use crate::daemon::{Home, wait};
 use crate::program::{done, program, ran};
@@ -263,6 +264,16 @@ fn a_secret_is_rotated_over_restarts_and_shown_once() {
     let new = new.trim();
     assert!(new.starts_with("whsec_"), "{new}");
     home.out(&["stop"]);
+    // The database tells it to nobody who has not the configuration.
+    let text = new.trim_start_matches("whsec_").as_bytes();
+    let holds = |file: &str| {
+        let bytes = std::fs::read(home.path(file)).unwrap();
+        bytes.windows(text.len()).any(|part| part == text)
+    };
+    assert!(
+        !holds(".ledger/ledger.db"),
+        "the secret stands in the database"
+    );
     home.out(&["start"]);
     append(&home, "one", "b");
     let both = receiver
@@ -366,6 +377,68 @@ fn a_reload_keeps_cursors_by_name_and_a_changed_store_asks() {
         received[before].text().contains("\"users\""),
         "{received:?}"
     );
+}
+
+#[test]
+fn what_is_taken_out_of_the_configuration_keeps_its_place_until_it_is_removed() {
+    let receiver = Receiver::start(|_| Reply::Status(200));
+    let home = Home::new("");
+    let replica = home.path("replica.db");
+    let config = format!(
+        "hooks:\n{}bridges:\n  - {{name: copy, store: orders, to: \"sqlite:{}\"}}\n",
+        standard("shop", &receiver, ""),
+        replica.display()
+    );
+    home.configure(&config);
+    home.out(&["start"]);
+    append(&home, "one", "a");
+    receiver.wait("the entry", |received| received.len() == 1);
+    wait("the bridge", || {
+        let ran = home.ran(&["bridge", "status", "copy", "-o", "json"]);
+        let status: Value = serde_json::from_str(&ran.out).unwrap_or(Value::Null);
+        status["delivered"] == 2
+    });
+    for kind in ["hook", "bridge"] {
+        let name = if kind == "hook" { "shop" } else { "copy" };
+        let configured = home.ran(&[kind, "remove", name]);
+        assert_ne!(configured.code, Some(0), "{configured:#?}");
+        assert!(configured.err.contains("reload"), "{configured:#?}");
+    }
+    let of_a_hook = home.ran(&["bridge", "remove", "hook:shop"]);
+    assert!(of_a_hook.err.contains("hook remove"), "{of_a_hook:#?}");
+
+    home.configure("");
+    home.out(&["reload"]);
+    wait("the end", || home.out(&["hook", "list"]).is_empty());
+    for words in ["ledger hook remove shop", "ledger bridge remove copy"] {
+        wait("the hint", || home.log().contains(words));
+    }
+    let consumers = |home: &Home| {
+        let path = home.path(".ledger/ledger.db");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let url = format!("sqlite:{}", path.display());
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            let names = "SELECT pipeline FROM ledger_consumers ORDER BY pipeline";
+            let names = sqlx::query_scalar::<_, String>(names);
+            names.fetch_all(&mut connection).await.unwrap()
+        })
+    };
+    assert_eq!(consumers(&home), ["copy", "hook:shop"]);
+    assert_eq!(
+        home.out(&["hook", "remove", "shop", "-o", "table"]),
+        "hook shop is forgotten\n"
+    );
+    home.out(&["bridge", "remove", "copy"]);
+    assert!(consumers(&home).is_empty(), "nothing holds the log back");
+    for (kind, name) in [("hook", "shop"), ("bridge", "copy")] {
+        let unknown = home.ran(&[kind, "remove", name]);
+        assert_eq!(unknown.code, Some(5), "{unknown:#?}");
+    }
+    // As one that never was, it begins at the start of every stream.
+    home.configure(&config);
+    home.out(&["reload"]);
+    receiver.wait("the entry again", |received| received.len() == 2);
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub(super) async fn call(
         "/ledger.v1.AdminService/GetBridge" => with!(|m| service.get_bridge(m).await),
         "/ledger.v1.AdminService/PauseBridge" => with!(|m| service.pause_bridge(m).await),
         "/ledger.v1.AdminService/ResumeBridge" => with!(|m| service.resume_bridge(m).await),
+        "/ledger.v1.AdminService/RemoveBridge" => with!(|m| service.remove_bridge(m).await),
         "/ledger.v1.AdminService/ResyncBridge" => with!(|m| service.resync_bridge(m).await),
         "/ledger.v1.AdminService/VerifyBridge" => with!(|m| service.verify_bridge(m).await),
         "/ledger.v1.AdminService/ListDeadLetters" => with!(|m| service.list_dead_letters(m).await),
@@ -107,6 +108,7 @@ pub(super) async fn call(
             with!(|m| service.replay_hook_dead_letters(m).await)
         }
         "/ledger.v1.HookService/RotateHookSecret" => with!(|m| service.rotate_hook_secret(m).await),
+        "/ledger.v1.HookService/RemoveHook" => with!(|m| service.remove_hook(m).await),
         "/ledger.v1.HookService/VerifyHookSignature" => {
             with!(|m| service.verify_hook_signature(m).await)
         }
