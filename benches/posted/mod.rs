@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use ledger::bridge::hook::{Hook, HookOptions};
 use ledger::connect::{DatabaseUrl, Stores};
+use ledger::hook::Endpoint;
 use ledger::webhook::{Format, SigningKey, Target, WebhookConfig, WebhookEndpoint};
-use ledger::{PipelineId, Store, StoreName, StoreOptions};
+use ledger::{ChangeLog, PipelineId, Store, StoreName, StoreOptions};
 
 use crate::measure::Outcome;
 
@@ -33,17 +34,37 @@ impl Source {
         })
     }
 
-    /// A signed hook to a URL.
-    pub(crate) async fn hook(&self, name: &str, url: &str, batch: usize) -> Outcome<Hook> {
+    /// The store's log.
+    pub(crate) fn log(&self) -> Outcome<&dyn ChangeLog> {
+        Ok(self.store.log().ok_or("the store keeps no log")?)
+    }
+
+    /// What posts signed deliveries to a URL.
+    pub(crate) fn endpoint(url: &str) -> Outcome<WebhookEndpoint> {
         let mut config = WebhookConfig::new(Target::parse(url, &[])?);
         config.format = Format::Standard;
         config.keys = vec![SigningKey::parse(&SigningKey::generate_shared()?)?];
+        Ok(WebhookEndpoint::new(config)?)
+    }
+
+    /// A signed hook to a URL.
+    pub(crate) async fn hook(&self, name: &str, url: &str, batch: usize) -> Outcome<Hook> {
+        let endpoint = Arc::new(Self::endpoint(url)?);
+        self.hook_to(name, endpoint, batch).await
+    }
+
+    /// A hook to an endpoint.
+    pub(crate) async fn hook_to(
+        &self,
+        name: &str,
+        endpoint: Arc<dyn Endpoint>,
+        batch: usize,
+    ) -> Outcome<Hook> {
         let options = HookOptions {
             batch,
             concurrency: CONCURRENCY,
             ..HookOptions::new(PipelineId::new(format!("hook:{name}"))?)
         };
-        let endpoint = Arc::new(WebhookEndpoint::new(config)?);
         let state = self.stores.hook_state().await?;
         Ok(Hook::new(
             Arc::clone(&self.store),

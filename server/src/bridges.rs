@@ -18,12 +18,14 @@ pub trait Bridges: Send + Sync + 'static {
     /// Lets a bridge go on.
     async fn resume(&self, name: &PipelineId) -> Result<()>;
 
+    /// Ends a bridge for good: gives back what it holds at its source, and forgets its dead letters.
+    /// What it has written stays. Of one that is not configured any more, what the stores of this daemon
+    /// know is forgotten; `NotFound` where that is nothing.
+    async fn remove(&self, name: &PipelineId) -> Result<()>;
+
     /// Makes a bridge copy everything again, or only this table, then follow. Returns when that has
     /// begun.
     async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()>;
-
-    /// Ends a bridge for good, and gives back what it holds at its source.
-    async fn remove(&self, name: &PipelineId) -> Result<()>;
 
     /// Compares the two sides of a bridge, and mends what differs where `repair` is set.
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification>;

@@ -149,6 +149,8 @@ unary!(HookService {
         |s, _call, m| Service::replay_hook_dead_letters(s, m).await;
     rotate_hook_secret(RotateHookSecretRequest) -> RotateHookSecretResponse:
         |s, _call, m| Service::rotate_hook_secret(s, m).await;
+    remove_hook(RemoveHookRequest) -> RemoveHookResponse:
+        |s, _call, m| Service::remove_hook(s, m).await;
     verify_hook_signature(VerifyHookSignatureRequest) -> VerifyHookSignatureResponse:
         |s, _call, m| Service::verify_hook_signature(s, m).await;
 });

@@ -202,6 +202,16 @@ impl Service {
         })
     }
 
+    /// See `HookService.RemoveHook`.
+    pub(crate) async fn remove_hook(
+        &self,
+        request: v1::RemoveHookRequest,
+    ) -> Result<v1::RemoveHookResponse, Status> {
+        not_empty("name", &request.name)?;
+        answer(self.hooks().remove(&request.name).await)?;
+        Ok(v1::RemoveHookResponse {})
+    }
+
     /// See `HookService.VerifyHookSignature`.
     pub(crate) async fn verify_hook_signature(
         &self,

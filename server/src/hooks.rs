@@ -52,6 +52,10 @@ pub trait Hooks: Send + Sync + 'static {
         asymmetric: bool,
     ) -> Result<(String, Timestamp)>;
 
+    /// Forgets a hook that is not configured any more: its cursor, what waits, its attempts and its
+    /// place in the retention of logs. `InvalidInput` for one that is.
+    async fn remove(&self, name: &str) -> Result<()>;
+
     /// Whether a signature is the hook's; an inner error is why not.
     async fn verify(&self, name: &str, signed: &HookSigned) -> Result<Result<(), String>>;
 }
@@ -194,6 +198,10 @@ impl NoHooks {
 
 #[async_trait]
 impl Hooks for NoHooks {
+    async fn remove(&self, name: &str) -> Result<()> {
+        Self::unknown(name)
+    }
+
     async fn list(&self) -> Vec<HookStatus> {
         Vec::new()
     }

@@ -11,9 +11,7 @@ use serde_json::Value;
 
 use crate::hooked::{Running, Source, count, in_order, streams};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_there_comes_first_then_what_is_appended_each_stream_in_order() {
-    let source = Source::new().await;
+async fn what_was_there_comes_first_then_what_is_appended_each_stream_in_order(source: Source) {
     for n in 0..40 {
         source
             .append(&format!("s{}", n % 7), &[&n.to_string(), "2", "3"])
@@ -49,9 +47,7 @@ async fn what_was_there_comes_first_then_what_is_appended_each_stream_in_order()
     assert_eq!(receiver.count(), received_last.len(), "nothing came twice");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_stores_how_far_it_came_and_nothing_is_sent_again() {
-    let source = Source::new().await;
+async fn a_stop_stores_how_far_it_came_and_nothing_is_sent_again(source: Source) {
     let receiver = Receiver::start(|_| Reply::Status(200));
     for round in 1..=3 {
         let hook = source.hook(&receiver, |_, _| {}).await;
@@ -73,9 +69,7 @@ async fn a_stop_stores_how_far_it_came_and_nothing_is_sent_again() {
 
 /// A receiver that takes everything, and a process that is killed before it has noted that: the same
 /// items go together again, under the same ids.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_sent_again_after_a_kill_has_the_ids_and_the_bytes_of_before() {
-    let source = Source::new().await;
+async fn what_is_sent_again_after_a_kill_has_the_ids_and_the_bytes_of_before(source: Source) {
     let receiver = Receiver::start(|_| Reply::Status(200));
     let mut total = 0;
     for round in 0..12 {
@@ -105,9 +99,7 @@ async fn what_is_sent_again_after_a_kill_has_the_ids_and_the_bytes_of_before() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_fails_holds_no_other_and_keeps_its_order() {
-    let source = Source::new().await;
+async fn a_stream_that_fails_holds_no_other_and_keeps_its_order(source: Source) {
     let failing = Arc::new(AtomicBool::new(true));
     let fails = Arc::clone(&failing);
     let receiver = Receiver::start(move |request| {
@@ -158,9 +150,7 @@ async fn a_stream_that_fails_holds_no_other_and_keeps_its_order() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_receiver_is_slow_holds_no_other() {
-    let source = Source::new().await;
+async fn a_stream_whose_receiver_is_slow_holds_no_other(source: Source) {
     let receiver = Receiver::start(|request| {
         if request.text().contains("\"stream\":\"slow\"") {
             Reply::Slow(Duration::from_secs(4))
@@ -190,9 +180,7 @@ async fn a_stream_whose_receiver_is_slow_holds_no_other() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deliveries_of_several_streams_are_under_way_together_up_to_the_bound() {
-    let source = Source::new().await;
+async fn deliveries_of_several_streams_are_under_way_together_up_to_the_bound(source: Source) {
     let under_way = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let (now, peak) = (Arc::clone(&under_way), Arc::clone(&most));
@@ -216,9 +204,7 @@ async fn deliveries_of_several_streams_are_under_way_together_up_to_the_bound() 
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_waits_for_more_as_long_as_it_may() {
-    let source = Source::new().await;
+async fn a_delivery_waits_for_more_as_long_as_it_may(source: Source) {
     let receiver = Receiver::start(|_| Reply::Status(204));
     let hook = source
         .hook(&receiver, |_, options| {
@@ -250,9 +236,7 @@ async fn a_delivery_waits_for_more_as_long_as_it_may() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn other_kinds_are_sent_where_they_are_asked_for_and_nothing_else() {
-    let source = Source::new().await;
+async fn other_kinds_are_sent_where_they_are_asked_for_and_nothing_else(source: Source) {
     let receiver = Receiver::start(|_| Reply::Status(204));
     let hook = source
         .hook(&receiver, |config, options| {
@@ -311,4 +295,15 @@ async fn other_kinds_are_sent_where_they_are_asked_for_and_nothing_else() {
     }
     assert_eq!(kinds, expected);
     running.stop().await;
+}
+
+crate::hooked::on_each_database! {
+    what_was_there_comes_first_then_what_is_appended_each_stream_in_order,
+    a_stop_stores_how_far_it_came_and_nothing_is_sent_again,
+    what_is_sent_again_after_a_kill_has_the_ids_and_the_bytes_of_before,
+    a_stream_that_fails_holds_no_other_and_keeps_its_order,
+    a_stream_whose_receiver_is_slow_holds_no_other,
+    deliveries_of_several_streams_are_under_way_together_up_to_the_bound,
+    a_delivery_waits_for_more_as_long_as_it_may,
+    other_kinds_are_sent_where_they_are_asked_for_and_nothing_else,
 }

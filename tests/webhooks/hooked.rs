@@ -15,20 +15,89 @@ use ledger::{
 };
 use ledger_harness::{Received, Receiver};
 use serde_json::Value;
+use sqlx::Connection as _;
 use tokio::task::JoinHandle;
 
-/// A file with a store, and the state of its hooks.
+/// Makes a test of each function for each database that can hold stores and the state of their hooks.
+macro_rules! on_each_database {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test(crate::hooked::Source::sqlite().await).await;
+                }
+            )*
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test(crate::hooked::Source::postgres().await).await;
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) use on_each_database;
+
+/// A database with a store, and the state of its hooks.
 pub(crate) struct Source {
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
+    /// The name of the database.
+    database: String,
     stores: Stores,
     pub(crate) store: Arc<dyn Store>,
 }
 
 impl Source {
-    pub(crate) async fn new() -> Self {
+    /// In a file of its own.
+    pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.db");
-        let url = DatabaseUrl::parse(&format!("sqlite:{}", path.display())).unwrap();
+        let url = format!("sqlite:{}", path.display());
+        Self::open(&url, Some(folder)).await
+    }
+
+    /// In a database of its own.
+    pub(crate) async fn postgres() -> Self {
+        let server = ledger_harness::shared::postgres_url();
+        let name = format!("hooks_{}", uuid::Uuid::new_v4().simple());
+        let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let (host, _) = server.rsplit_once('/').unwrap();
+        Self::open(&format!("{host}/{name}"), None).await
+    }
+
+    /// How many connections to this database are in a transaction, once none has moved for a while.
+    pub(crate) async fn transactions_left_open(&self) -> i64 {
+        let server = ledger_harness::shared::postgres_url();
+        let mut connection = sqlx::PgConnection::connect(&server).await.unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let open: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = $1 AND state LIKE 'idle in transaction%'",
+            )
+            .bind(&self.database)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            if open == 0 || Instant::now() > end {
+                return open;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn open(url: &str, folder: Option<tempfile::TempDir>) -> Self {
+        let (_, database) = url.rsplit_once('/').unwrap();
+        let url = DatabaseUrl::parse(url).unwrap();
         let stores = Stores::new(url, StoreOptions::default());
         let store = stores
             .open(&StoreName::new("orders").unwrap())
@@ -36,6 +105,7 @@ impl Source {
             .unwrap();
         Self {
             _folder: folder,
+            database: database.to_owned(),
             stores,
             store,
         }

@@ -31,7 +31,7 @@ async fn the_reference_library_verifies_both_algorithms_during_a_rotation() {
     let [old_private, new_private] = [(); 2].map(|()| SigningKey::generate_private().unwrap());
     let public = |text: &str| SigningKey::parse(text).unwrap().public().unwrap();
     let (old_public, new_public) = (public(&old_private), public(&new_private));
-    let source = Source::new().await;
+    let source = Source::sqlite().await;
     let receiver = Receiver::start(|_| Reply::Status(200));
     let phases: [&[&str]; 3] = [
         &[&old, &old_private],

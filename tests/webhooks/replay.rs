@@ -9,9 +9,7 @@ use ledger_harness::{Receiver, Reply};
 
 use crate::hooked::{Running, Source, count};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_time_of_one_stream_is_sent_again_after_a_dry_run() {
-    let source = Source::new().await;
+async fn a_time_of_one_stream_is_sent_again_after_a_dry_run(source: Source) {
     let receiver = Receiver::start(|_| Reply::Status(200));
     let hook = source.hook(&receiver, |_, options| options.batch = 1).await;
     let running = Running::start(&hook);
@@ -64,9 +62,7 @@ async fn a_time_of_one_stream_is_sent_again_after_a_dry_run() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deliveries_are_sent_again_by_what_became_of_them() {
-    let source = Source::new().await;
+async fn deliveries_are_sent_again_by_what_became_of_them(source: Source) {
     let failing = Arc::new(AtomicBool::new(true));
     let fails = Arc::clone(&failing);
     let receiver = Receiver::start(move |request| {
@@ -124,4 +120,9 @@ async fn deliveries_are_sent_again_by_what_became_of_them() {
             .contains("rate")
     );
     running.stop().await;
+}
+
+crate::hooked::on_each_database! {
+    a_time_of_one_stream_is_sent_again_after_a_dry_run,
+    deliveries_are_sent_again_by_what_became_of_them,
 }

@@ -318,3 +318,32 @@ async fn postgres_keeps_the_state_of_hooks() {
     works(one.unwrap()).await;
     remembers(two.unwrap()).await;
 }
+
+/// Whoever goes away in the middle of a call leaves no transaction behind on the connection, into which
+/// the next one would write what nobody commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_leaves_no_transaction_open() {
+    let source = crate::hooked::Source::postgres().await;
+    let stream = ledger::StreamName::new("s").unwrap();
+    let ids = source.append("s", &["1"]).await;
+    let labels = source.store.labels().unwrap();
+    let (state, hook) = (source.state().await, PipelineId::new("hook:a").unwrap());
+    // After each time at which it may wait for the server.
+    for polls in 0..200 {
+        let call = async {
+            labels
+                .set_tags(&stream, ids[0], vec![polls.to_string()])
+                .await?;
+            state.reset(&hook).await
+        };
+        let mut call = std::pin::pin!(call);
+        for _ in 0..polls % 20 {
+            if futures::poll!(&mut call).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let open = source.transactions_left_open().await;
+    assert_eq!(open, 0, "connections with an open transaction");
+}

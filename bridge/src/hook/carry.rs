@@ -5,25 +5,28 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt as _};
-use ledger_core::hook::{Answer, Claim, Delivery, Outcome};
-use ledger_core::observe::Poll;
+use ledger_core::hook::{Answer, Claim, Delivery};
 use ledger_core::pipeline::{Attempt as Run, Stop};
 use ledger_core::{
-    Change, Cursor, EntryId, Error, ErrorKind, Item as _, Mutation, PipelineId, Progress, Result,
-    StreamKey, Timestamp,
+    Change, Cursor, EntryId, Error, PipelineId, Progress, Result, StreamKey, Timestamp,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Hook;
 use super::breaker::Breaker;
-use super::lane::{self, Forming, Held, Item, Lane, Met, Next, Phase, Plans};
+use super::lane::{Held, Lane, Met, Phase, Plans};
 use super::pace::Pace;
 use super::source::Read;
 use super::window::Window;
-use super::{BreakerState, Hook, HookFailure, HookState, attempt};
 
+mod answer;
 mod held;
 mod journal;
+mod read;
+mod send;
+
+pub(super) use send::delivery;
 
 use journal::Journal;
 
@@ -71,6 +74,8 @@ pub(super) struct Carrier<'a> {
     /// What waits for a commit.
     after: Vec<(u64, StreamKey)>,
     planned: Vec<(u64, StreamKey, Vec<Change>)>,
+    /// Deliveries that are noted and not sent yet.
+    noted: VecDeque<(StreamKey, Vec<Change>)>,
     under_way: usize,
     events: FuturesUnordered<BoxFuture<'a, Event>>,
     breaker: Breaker,
@@ -124,6 +129,7 @@ impl<'a> Carrier<'a> {
             timers: BTreeSet::new(),
             after: Vec::new(),
             planned: Vec::new(),
+            noted: VecDeque::new(),
             under_way: 0,
             events: FuturesUnordered::new(),
             breaker: Breaker::new(),
@@ -239,414 +245,11 @@ impl<'a> Carrier<'a> {
     fn wake(&self, now: Instant) -> Option<Instant> {
         let sending = (!self.draining).then(|| {
             let timer = self.timers.first().map(|(at, _)| *at);
-            let gated = (!self.row.is_empty()).then(|| self.breaker.wakes().or(self.paced));
+            let gates = !self.row.is_empty() || !self.noted.is_empty();
+            let gated = gates.then(|| self.breaker.wakes().or(self.paced));
             [timer, gated.flatten()]
         });
         let sending = sending.into_iter().flatten().flatten();
         sending.chain(self.journal.wakes(now)).min()
     }
-
-    /// Takes a change that was read.
-    fn take(&mut self, change: Change) -> Result<()> {
-        let slot = self.window.push(change.cursor.clone());
-        self.reads(&change.cursor);
-        let uncertain = self.uncertain > 0;
-        self.uncertain = self.uncertain.saturating_sub(1);
-        let stream = change.key();
-        if !self.copying && !self.met.is_empty() && self.is_behind_copy(&change.cursor, false) {
-            self.met = Met::default();
-        }
-        if self.met.has(&change) {
-            self.window.settle(slot);
-            return Ok(());
-        }
-        if self.copying {
-            self.met.note(&change);
-        }
-        let state = matches!(change.mutation, Mutation::Stream(_));
-        if state || !(self.hook.options.keep)(&change) {
-            self.window.settle(slot);
-            return Ok(());
-        }
-        if let Some(held) = self.held.get_mut(&stream) {
-            held.queued_in = self.journal.number();
-            held.border = if uncertain {
-                self.plans.border(&change, held.border)
-            } else {
-                None
-            };
-            let queued = lane::queued(&change, held.border)?;
-            self.journal.writes().queue.push(queued);
-            self.settle(slot, &change, true);
-            return Ok(());
-        }
-        self.bytes += change.size();
-        let item = Item {
-            slot,
-            change,
-            uncertain,
-            since: Instant::now(),
-        };
-        self.lanes.entry(stream).or_default().queue.push_back(item);
-        self.line_up(stream);
-        Ok(())
-    }
-
-    /// Whether a position is one of the log behind everything that was copied, or `at` its end.
-    fn is_behind_copy(&self, cursor: &Cursor, or_at: bool) -> bool {
-        let until = self.copied_until.as_ref();
-        let at = Progress::from_cursor(cursor);
-        matches!((at, until), (Ok(Progress::Follow(at)), Some(until)) if at > *until || (or_at && at == *until))
-    }
-
-    /// Whether what is settled at or before a cursor that is about to be stored is told by it. What is
-    /// not is kept beside it: a restart meets it again.
-    fn tells(&mut self, cursor: &Cursor) -> bool {
-        if self.partial && self.is_behind_copy(cursor, true) {
-            self.partial = false;
-            return true;
-        }
-        let noted = self.settled.as_ref();
-        if self.partial || noted.is_none() {
-            return false;
-        }
-        if noted.is_some_and(|noted| *noted <= *cursor) {
-            self.settled = None;
-        }
-        true
-    }
-
-    /// It was read up to this position.
-    fn reads(&mut self, cursor: &Cursor) {
-        if self.complete {
-            return;
-        }
-        let at = Progress::from_cursor(cursor);
-        if matches!(at, Ok(Progress::Follow(at)) if at >= self.sent_until) {
-            self.complete = true;
-            // Who waited for the end of a delivery of before need not any more.
-            let waiting: Vec<_> = self.lanes.keys().copied().collect();
-            for stream in waiting {
-                self.line_up(stream);
-            }
-        }
-    }
-
-    fn copy_ended(&mut self, at: Cursor, head: Cursor) {
-        self.copying = false;
-        self.copied_until = Some(head);
-        // A position of its own, or a restart right behind would begin the copy's end again.
-        let cursor = Progress::Follow(at).to_cursor();
-        self.reads(&cursor);
-        let slot = self.window.push(cursor);
-        self.window.settle(slot);
-        self.hook
-            .stats
-            .update(|stats| stats.state = HookState::Following);
-    }
-
-    /// What stands at a position is delivered, or `queued`. What is queued is noted beside the cursor
-    /// until that has passed it: met again, it would go together with what follows in the queue.
-    fn settle(&mut self, slot: u64, change: &Change, queued: bool) {
-        self.window.settle(slot);
-        if self.partial || queued {
-            let settled = lane::settled(change);
-            self.settled = self.settled.take().max(Some(settled.through.clone()));
-            self.journal.notes(settled);
-        }
-    }
-
-    /// Puts a stream into the row of those that may send.
-    fn line_up(&mut self, stream: StreamKey) {
-        if let Some(lane) = self.lanes.get_mut(&stream)
-            && lane.under_way == 0
-            && !lane.in_row
-        {
-            lane.in_row = true;
-            self.row.push_back(stream);
-        }
-    }
-
-    /// Lines up those whose time has come.
-    fn fire(&mut self, now: Instant) {
-        while let Some((at, stream)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
-            match self.held.get(&stream) {
-                Some(held) if held.phase == Phase::Due(at) => self.row.push_back(stream),
-                Some(_) => {}
-                None => self.line_up(stream),
-            }
-        }
-    }
-
-    /// Begins as many deliveries as may begin.
-    fn pump(&mut self, now: Instant) {
-        self.paced = None;
-        while !self.draining
-            && let Some(stream) = self.row.front().copied()
-        {
-            if !self.breaker.allows(now) {
-                break;
-            }
-            if let Err(at) = self.pace.allows(self.under_way, now) {
-                self.paced = at;
-                break;
-            }
-            self.row.pop_front();
-            if let Some(held) = self.held.get_mut(&stream) {
-                if matches!(held.phase, Phase::Due(_)) {
-                    if held.noted_in > self.journal.done() {
-                        // It is read from the queue, where it does not stand yet.
-                        held.phase = Phase::Noted(held.noted_in);
-                        self.after.push((held.noted_in, stream));
-                        continue;
-                    }
-                    held.phase = Phase::Busy;
-                    let (through, failed) = (held.through.clone(), held.attempts);
-                    self.begins();
-                    self.send_queued(stream, through, failed);
-                }
-                continue;
-            }
-            let options = &self.hook.options;
-            let forming = Forming {
-                most: options.batch,
-                wait: options.wait,
-            };
-            let Some(lane) = self.lanes.get_mut(&stream) else {
-                continue;
-            };
-            lane.in_row = false;
-            if lane.after > self.journal.done() {
-                // What held it up before is about to be forgotten.
-                self.after.push((lane.after, stream));
-                continue;
-            }
-            match lane.next(forming, &self.plans, self.complete, now) {
-                Next::Nothing if lane.queue.is_empty() => drop(self.lanes.remove(&stream)),
-                Next::Nothing => {}
-                Next::At(at) => {
-                    self.timers.insert((at, stream));
-                }
-                Next::Send(count) => self.dispatch(stream, count),
-            }
-        }
-        self.hook
-            .stats
-            .update(|stats| stats.breaker = self.breaker.state());
-    }
-
-    fn begins(&mut self) {
-        self.under_way += 1;
-        self.breaker.begins();
-        self.pace.begins();
-    }
-
-    /// Sends the first `count` items of a lane: one alone at once, several when they are noted.
-    fn dispatch(&mut self, stream: StreamKey, count: usize) {
-        let Some(lane) = self.lanes.get_mut(&stream) else {
-            return;
-        };
-        lane.under_way = count;
-        let items = lane.queue.iter().take(count);
-        let changes: Vec<_> = items.map(|item| item.change.clone()).collect();
-        let noted = lane.queue.front().is_some_and(|item| item.uncertain);
-        self.begins();
-        if let (Some(plan), false) = (lane::plan(&changes), noted) {
-            let number = self.journal.number();
-            self.journal.writes().plans.push(plan);
-            self.planned.push((number, stream, changes));
-        } else {
-            self.send(stream, changes, 1);
-        }
-    }
-
-    fn send(&mut self, stream: StreamKey, changes: Vec<Change>, attempt: u32) {
-        let hook = self.hook;
-        let delivery = delivery(hook, self.source, changes, attempt);
-        self.events.push(Box::pin(async move {
-            let answer = match &delivery {
-                Some(delivery) => hook.endpoint.post(delivery).await.map(Some),
-                None => Ok(None),
-            };
-            Event::Sent {
-                stream,
-                delivery,
-                answer,
-            }
-        }));
-    }
-
-    /// A commit is stored: what waited for it goes on.
-    fn stored(&mut self, number: u64) {
-        let now = Instant::now();
-        for (_, stream) in self
-            .after
-            .extract_if(.., |(after, _)| *after <= number)
-            .collect::<Vec<_>>()
-        {
-            match self.held.get(&stream).map(|held| held.phase) {
-                Some(Phase::Forms(after)) if after <= number => self.load(stream, number),
-                Some(Phase::Noted(after)) if after <= number => {
-                    if let Some(held) = self.held.get_mut(&stream) {
-                        held.phase = Phase::Due(now);
-                    }
-                    self.row.push_back(stream);
-                }
-                Some(_) => {}
-                None => self.line_up(stream),
-            }
-        }
-        let planned = self.planned.extract_if(.., |(after, ..)| *after <= number);
-        for (_, stream, changes) in planned.collect::<Vec<_>>() {
-            if self.draining {
-                // It is noted, and nobody has it.
-                self.under_way = self.under_way.saturating_sub(1);
-            } else {
-                self.send(stream, changes, 1);
-            }
-        }
-    }
-
-    fn event(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::Loaded { stream, at, found } => self.loaded(stream, at, &found?),
-            Event::Sent {
-                stream,
-                delivery,
-                answer,
-            } => {
-                self.under_way = self.under_way.saturating_sub(1);
-                match (delivery, answer?) {
-                    (Some(delivery), Some(answer)) => self.answered(stream, &delivery, &answer)?,
-                    // Somebody has discarded what waited.
-                    _ => self.forms_now(stream),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deals with an answer.
-    fn answered(&mut self, stream: StreamKey, delivery: &Delivery, answer: &Answer) -> Result<()> {
-        let now = Instant::now();
-        self.journal.attempted(attempt(delivery, answer));
-        self.count(delivery, answer);
-        match answer.outcome {
-            Outcome::Delivered => {
-                self.pace.success();
-                if self.breaker.success() {
-                    tracing::info!(hook = %self.pipeline(), "the endpoint answers again");
-                    self.hurry(now);
-                }
-                if self.held.contains_key(&stream) {
-                    self.delivered_queued(stream);
-                } else {
-                    self.delivered(stream);
-                }
-                return Ok(());
-            }
-            Outcome::Failed => {
-                if self.breaker.failure(stream, now) {
-                    let error = answer.error.as_deref().unwrap_or_default();
-                    tracing::warn!(hook = %self.pipeline(), error, "the endpoint fails; leaving it alone");
-                }
-            }
-            Outcome::Throttled => self.pace.throttle(answer.retry_after, now),
-            // It answers, whatever it says.
-            Outcome::Refused | Outcome::Gone => {
-                self.breaker.success();
-            }
-        }
-        self.failed(stream, answer, now)
-    }
-
-    /// The items of a lane were taken.
-    fn delivered(&mut self, stream: StreamKey) {
-        let Some(lane) = self.lanes.get_mut(&stream) else {
-            return;
-        };
-        let count = std::mem::take(&mut lane.under_way);
-        let done: Vec<_> = lane.queue.drain(..count.min(lane.queue.len())).collect();
-        let empty = lane.queue.is_empty();
-        for item in done {
-            self.bytes = self.bytes.saturating_sub(item.change.size());
-            self.settle(item.slot, &item.change, false);
-        }
-        if empty {
-            self.lanes.remove(&stream);
-        } else {
-            self.line_up(stream);
-        }
-    }
-
-    fn count(&self, delivery: &Delivery, answer: &Answer) {
-        let items = delivery.changes.len() as u64;
-        let failed = answer
-            .error
-            .as_deref()
-            .map(|error| Error::new(ErrorKind::Unavailable, "post webhook", error));
-        if let Some(recorder) = &self.hook.options.recorder {
-            recorder.poll(&Poll {
-                bridge: self.pipeline(),
-                took: answer.took,
-                mutations: &[(delivery.kind().as_str(), items)],
-                error: failed.as_ref(),
-            });
-        }
-        self.hook.stats.update(|stats| {
-            if answer.outcome == Outcome::Delivered {
-                stats.delivered += items;
-                stats.requests += 1;
-                stats.bytes += answer.sent as u64;
-                stats.last_error = None;
-            } else {
-                stats.failures += 1;
-                stats.last_error.clone_from(&answer.error);
-            }
-        });
-    }
-
-    /// Sets a stream aside that keeps the window full with a delivery that is not answered, where
-    /// others could be served.
-    fn spill(&mut self, now: Instant) -> Result<()> {
-        while !self.draining
-            && !self.can_read()
-            && self.row.is_empty()
-            && self.breaker.state() == BreakerState::Closed
-            && self.pace.allows(self.under_way, now).is_ok()
-        {
-            let first = self.window.first();
-            let slow = self.lanes.iter().find(|(_, lane)| {
-                lane.under_way > 0 && lane.queue.front().is_some_and(|item| item.slot == first)
-            });
-            let Some((stream, _)) = slow else { break };
-            let stream = *stream;
-            if self
-                .planned
-                .iter()
-                .any(|(_, planned, _)| *planned == stream)
-            {
-                break;
-            }
-            self.hold(stream, 0, String::new(), Phase::Busy, now)?;
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn delivery(
-    hook: &Hook,
-    source: Uuid,
-    changes: Vec<Change>,
-    attempt: u32,
-) -> Option<Delivery> {
-    let store = hook.source.name();
-    let delivery = Delivery::new(&hook.options.pipeline, source, store, changes);
-    delivery.map(|delivery| Delivery {
-        attempt,
-        ..delivery
-    })
 }

@@ -102,6 +102,14 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Whether so many items at the beginning are noted before they are sent together: not what is
+    /// sent alone, nor what may have been sent before and so is noted already.
+    pub(super) fn needs_note(&self, count: usize) -> bool {
+        count > 1 && self.queue.front().is_some_and(|head| !head.uncertain)
+    }
+}
+
 /// How many changes at the beginning go together, and whether no more would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Joined {

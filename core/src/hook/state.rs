@@ -62,6 +62,9 @@ pub trait State: fmt::Debug + Send + Sync + 'static {
     /// Forgets everything of a hook but what was asked for and its attempts, so that it begins anew,
     /// with whichever store. Whoever claimed it before is fenced.
     async fn reset(&self, hook: &PipelineId) -> Result<()>;
+
+    /// Forgets a hook altogether, as one that never was. Tells whether there was anything of it.
+    async fn remove(&self, hook: &PipelineId) -> Result<bool>;
 }
 
 /// A hook taken.

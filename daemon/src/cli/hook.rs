@@ -43,6 +43,9 @@ pub(crate) enum Hook {
     /// Draw a new secret, and sign with the old ones too for a while
     #[command(after_help = "Example: ledger hook rotate-secret orders-to-shop --overlap 24h")]
     RotateSecret(RotateSecret),
+    /// Forget a hook that was taken out of the configuration, with all that is kept for it
+    #[command(after_help = "Example: ledger hook remove orders-to-shop")]
+    Remove(NamedHook),
     /// Tell whether a signature is one of a hook's, or of a secret
     #[command(
         after_help = "Example: ledger hook verify-signature orders-to-shop --id msg_1 --timestamp 1700000000 --signature v1,... --body body.json"

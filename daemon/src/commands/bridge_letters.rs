@@ -79,7 +79,10 @@ async fn print_all(
 }
 
 /// A mistyped name would look like a bridge without letters.
-async fn check_known(consumers: &dyn Consumers, pipeline: &PipelineId) -> anyhow::Result<()> {
+pub(super) async fn check_known(
+    consumers: &dyn Consumers,
+    pipeline: &PipelineId,
+) -> anyhow::Result<()> {
     let consumers = consumers.list().await?;
     let mut names = consumers.iter().map(|consumer| &consumer.pipeline);
     if names.any(|name| name == pipeline) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ledger_server::v1::hook::State;
 use ledger_server::v1::{
     GetHookRequest, Hook as Shown, HookAttempt, ListHookAttemptsRequest, ListHooksRequest,
-    PauseHookRequest, ReplayHookRequest, ResumeHookRequest, RotateHookSecretRequest,
-    TestHookRequest,
+    PauseHookRequest, RemoveHookRequest, ReplayHookRequest, ResumeHookRequest,
+    RotateHookSecretRequest, TestHookRequest,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +29,7 @@ pub(crate) async fn run(hook: &Hook, global: &Global, printer: &Printer) -> anyh
         Hook::Replay(options) => replay(options, global, printer).await,
         Hook::DeadLetters(options) => hook_letters::run(options, global, printer).await,
         Hook::RotateSecret(options) => rotate(options, global, printer).await,
+        Hook::Remove(named) => remove(named, global, printer).await,
         Hook::VerifySignature(options) => hook_verify::run(options, global, printer).await,
     }
 }
@@ -174,6 +175,15 @@ async fn resume(options: &ResumeHook, global: &Global, printer: &Printer) -> any
     said(printer, global, name, "resume", "goes on")
 }
 
+async fn remove(named: &NamedHook, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
+    let daemon = Daemon::of(&global.overrides())?;
+    let request = RemoveHookRequest {
+        name: named.hook.clone(),
+    };
+    daemon.hooks()?.remove_hook(request).await.answer(&daemon)?;
+    said(printer, global, &named.hook, "remove", "is forgotten")
+}
+
 fn said(
     printer: &Printer,
     global: &Global,
@@ -279,7 +289,7 @@ pub(super) fn timestamp(at: ledger::Timestamp) -> prost_types::Timestamp {
     }
 }
 
-fn state(hook: &Shown) -> &'static str {
+pub(super) fn state(hook: &Shown) -> &'static str {
     match hook.state() {
         State::Unspecified => "unknown",
         State::Waiting => "waiting",
@@ -303,7 +313,7 @@ fn why(hook: &Shown) -> &str {
     }
 }
 
-fn cells(hook: &Shown) -> [String; 11] {
+pub(super) fn cells(hook: &Shown) -> [String; 11] {
     [
         hook.name.clone(),
         hook.store.clone(),

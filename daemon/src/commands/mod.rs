@@ -52,9 +52,9 @@ pub(crate) async fn bridge(
             let table = options.table.as_deref();
             bridge_ask::resync(&options.named.bridge, table, options.yes, global, printer).await
         }
-        Bridge::Remove(options) => Box::pin(bridge_remove::run(options, global, printer)).await,
         Bridge::Verify(options) => Box::pin(bridge_verify::run(options, global, printer)).await,
         Bridge::DeadLetters(options) => bridge_letters::run(options, global, printer).await,
+        Bridge::Remove(options) => Box::pin(bridge_remove::run(options, global, printer)).await,
         Bridge::Replay(options) => Box::pin(bridge_replay::run(options, global, printer)).await,
     }
 }

@@ -79,10 +79,18 @@ pub(crate) struct HookConfig {
     pub(crate) written: Secret,
 }
 
+/// How the names begin that the state, the leases and the numbers of hooks go by; no bridge's does.
+pub(crate) const PREFIX: &str = "hook:";
+
+/// The name that a hook's state, lease and numbers go by.
+pub(crate) fn pipeline(hook: &str) -> ledger::Result<PipelineId> {
+    PipelineId::new(format!("{PREFIX}{hook}"))
+}
+
 impl HookConfig {
-    /// The name that its state, lease and numbers go by; not a bridge's.
+    /// See [`pipeline`].
     pub(crate) fn pipeline(&self) -> ledger::Result<PipelineId> {
-        PipelineId::new(format!("hook:{}", self.name))
+        pipeline(&self.name)
     }
 
     /// Whether a change is sent.

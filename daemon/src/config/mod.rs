@@ -18,7 +18,9 @@ use ledger::StoreName;
 
 pub(crate) use database::Db;
 pub(crate) use first_run::write as write_first;
-pub(crate) use hooks::{HookConfig, key as hook_key};
+pub(crate) use hooks::{
+    HookConfig, PREFIX as HOOK_PREFIX, key as hook_key, pipeline as hook_pipeline,
+};
 pub(crate) use sections::{BridgeConfig, Carried, HttpTls, Limits, Tls};
 pub(crate) use show::show;
 

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::stores::Served;
-use crate::config::{BridgeConfig, Carried};
+use crate::config::{BridgeConfig, Carried, HOOK_PREFIX};
 use crate::tables::table_name;
 
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
@@ -572,6 +572,26 @@ impl One {
     }
 }
 
+impl Running {
+    /// Forgets what the stores of this daemon know of a bridge that is not configured.
+    async fn forget(&self, name: &PipelineId) -> Result<()> {
+        const OPERATION: &str = "remove bridge";
+        if name.as_str().starts_with(HOOK_PREFIX) {
+            let what = format!("name: {name} is a hook's; see `ledger hook remove`");
+            return Err(Error::invalid(OPERATION, what));
+        }
+        if self.stores.unregister(name, None).await? == 0 {
+            let what = format!(
+                "no store of this daemon knows a bridge {name}; one with a source of its own is \
+                 removed with --from and --store or --tables"
+            );
+            return Err(Error::new(ErrorKind::NotFound, OPERATION, what));
+        }
+        tracing::info!(bridge = %name, "a bridge is forgotten");
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Bridges for Running {
     async fn list(&self) -> Vec<BridgeStatus> {
@@ -586,19 +606,10 @@ impl Bridges for Running {
         self.set_paused(name, false).await
     }
 
-    async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
-        let table = table.map(table_name).transpose()?;
-        self.while_stopped(name, |one, ends| async move {
-            let name = &one.config.name;
-            match table {
-                Some(table) => ends.flow.resync_table(name, &table).await,
-                None => ends.flow.resync(name).await,
-            }
-        })
-        .await
-    }
-
     async fn remove(&self, name: &PipelineId) -> Result<()> {
+        if !lock(&self.bridges).contains_key(name) {
+            return self.forget(name).await;
+        }
         let (running, name) = (self.clone(), name.clone());
         // In a task of its own, as all work for which a bridge is stopped.
         let task = tokio::spawn(async move {
@@ -616,6 +627,18 @@ impl Bridges for Running {
             Ok(())
         });
         task.await.unwrap_or_else(out_of_order)
+    }
+
+    async fn resync(&self, name: &PipelineId, table: Option<&str>) -> Result<()> {
+        let table = table.map(table_name).transpose()?;
+        self.while_stopped(name, |one, ends| async move {
+            let name = &one.config.name;
+            match table {
+                Some(table) => ends.flow.resync_table(name, &table).await,
+                None => ends.flow.resync(name).await,
+            }
+        })
+        .await
     }
 
     async fn verify(&self, name: &PipelineId, repair: bool) -> Result<Verification> {

@@ -360,7 +360,16 @@ async fn reload(
         tracing::warn!(key, "a changed key takes effect at the next start only");
     }
     let mut changed = running.apply(&new.bridges).await;
-    changed.extend(hooked.apply(&new.hooks).await);
+    let of_hooks = hooked.apply(&new.hooks).await;
+    for (kind, stopped) in [("bridge", &changed.stopped), ("hook", &of_hooks.stopped)] {
+        for name in stopped {
+            tracing::warn!(
+                "{kind} {name} keeps its place in the log, which is kept for it; `ledger {kind} remove \
+                 {name}` lets it go"
+            );
+        }
+    }
+    changed.extend(of_hooks);
     tracing::info!(
         started = changed.started.join(", "),
         stopped = changed.stopped.join(", "),

@@ -3,16 +3,20 @@
 use ledger::hook::Asked;
 use ledger::webhook::{Format, SigningKey, VerifyingKey};
 use ledger::{Error, ErrorKind, Result, Timestamp};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{aead, hkdf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{HookConfig, Secret, hook_key};
 
-/// What is stored: secrets that were drawn, and until when each is signed with. It holds as long as
-/// the configuration's secrets are those that it was drawn beside.
+/// How many bytes of randomness stand before what is encrypted.
+const NONCE: usize = aead::NONCE_LEN;
+
+/// What is stored: secrets that were drawn, and until when each is signed with. Encrypted under the
+/// configuration's own secrets: the database, or a copy of it, tells them to nobody who has not the
+/// configuration too, and they hold as long as that has the secrets that they were drawn beside.
 #[derive(Default, Serialize, Deserialize)]
 struct Stored {
-    /// Tells the configuration's secrets apart from others.
-    beside: String,
     /// Until when those are signed with.
     configured_until: Option<i64>,
     /// The newest first.
@@ -67,6 +71,13 @@ pub(super) fn rotated(
         );
         return Err(Error::new(ErrorKind::Unsupported, "rotate secret", what));
     }
+    if config.secrets.is_empty() {
+        let what = format!(
+            "hook {} has no secret in the configuration: write one there, which is then rotated",
+            config.name
+        );
+        return Err(Error::new(ErrorKind::Unsupported, "rotate secret", what));
+    }
     let secret = if asymmetric {
         SigningKey::generate_private()?
     } else {
@@ -86,7 +97,6 @@ pub(super) fn rotated(
         end(&mut drawn.until);
     }
     end(&mut stored.configured_until);
-    stored.beside = beside(config);
     let told = told.unwrap_or_else(|| secret.clone());
     stored.drawn.insert(
         0,
@@ -98,8 +108,15 @@ pub(super) fn rotated(
     let bytes = serde_json::to_vec(&stored).map_err(|error| {
         Error::new(ErrorKind::Internal, "rotate secret", "encode").with_source(error)
     })?;
+    let sealed = seal(config, bytes).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Unavailable,
+            "rotate secret",
+            "it cannot be encrypted",
+        )
+    })?;
     let asked = Asked {
-        secrets: Some(bytes.into()),
+        secrets: Some(sealed.into()),
         ..asked.clone()
     };
     Ok((asked, told))
@@ -108,18 +125,41 @@ pub(super) fn rotated(
 /// What is stored, where it stands beside the configuration's present secrets: whoever writes others
 /// there means those.
 fn stored(config: &HookConfig, asked: &Asked) -> Stored {
-    let bytes = asked.secrets.as_deref().unwrap_or_default();
-    let stored: Option<Stored> = serde_json::from_slice(bytes).ok();
-    let stored = stored.filter(|stored| stored.beside == beside(config));
+    let sealed = asked.secrets.as_deref().unwrap_or_default();
+    let opened = unseal(config, sealed);
+    let stored = opened.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     stored.unwrap_or_default()
 }
 
-/// A fingerprint of the configuration's secrets, which are not guessed from it: they are drawn.
-fn beside(config: &HookConfig) -> String {
+/// The key that the configuration's secrets make, for nothing else than this.
+fn key(config: &HookConfig) -> Option<aead::LessSafeKey> {
     let mut text = String::new();
     for secret in &config.secrets {
         text.push_str(secret.expose());
         text.push('\n');
     }
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"ledger: drawn secrets of hooks");
+    let pseudorandom = salt.extract(text.as_bytes());
+    let info = [config.name.as_bytes()];
+    let key = pseudorandom.expand(&info, &aead::CHACHA20_POLY1305).ok()?;
+    Some(aead::LessSafeKey::new(key.into()))
+}
+
+/// A nonce, and behind it the bytes, encrypted. The nonce is drawn each time: rotations are few.
+fn seal(config: &HookConfig, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let mut nonce = [0; NONCE];
+    SystemRandom::new().fill(&mut nonce).ok()?;
+    let unique = aead::Nonce::assume_unique_for_key(nonce);
+    let sealing = key(config)?.seal_in_place_append_tag(unique, aead::Aad::empty(), &mut bytes);
+    sealing.ok()?;
+    Some([&nonce[..], &bytes].concat())
+}
+
+/// What [`seal`] has encrypted under the same secrets; none for anything else.
+fn unseal(config: &HookConfig, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_at_checked(NONCE)?;
+    let nonce = aead::Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut bytes = sealed.to_vec();
+    let opened = key(config)?.open_in_place(nonce, aead::Aad::empty(), &mut bytes);
+    opened.ok().map(|bytes| bytes.to_vec())
 }

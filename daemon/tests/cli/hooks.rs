@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ledger_harness::{Received, Receiver, Reply};
 use serde_json::Value;
+use sqlx::Connection as _;
 
 use crate::daemon::{Home, wait};
 use crate::program::{done, program, ran};
@@ -263,6 +264,16 @@ fn a_secret_is_rotated_over_restarts_and_shown_once() {
     let new = new.trim();
     assert!(new.starts_with("whsec_"), "{new}");
     home.out(&["stop"]);
+    // The database tells it to nobody who has not the configuration.
+    let text = new.trim_start_matches("whsec_").as_bytes();
+    let holds = |file: &str| {
+        let bytes = std::fs::read(home.path(file)).unwrap();
+        bytes.windows(text.len()).any(|part| part == text)
+    };
+    assert!(
+        !holds(".ledger/ledger.db"),
+        "the secret stands in the database"
+    );
     home.out(&["start"]);
     append(&home, "one", "b");
     let both = receiver
@@ -366,6 +377,67 @@ fn a_reload_keeps_cursors_by_name_and_a_changed_store_asks() {
         received[before].text().contains("\"users\""),
         "{received:?}"
     );
+}
+
+#[test]
+fn what_is_taken_out_of_the_configuration_keeps_its_place_until_it_is_removed() {
+    let receiver = Receiver::start(|_| Reply::Status(200));
+    let home = Home::new("");
+    let replica = home.path("replica.db");
+    let config = format!(
+        "hooks:\n{}bridges:\n  - {{name: copy, store: orders, to: \"sqlite:{}\"}}\n",
+        standard("shop", &receiver, ""),
+        replica.display()
+    );
+    home.configure(&config);
+    home.out(&["start"]);
+    append(&home, "one", "a");
+    receiver.wait("the entry", |received| received.len() == 1);
+    wait("the bridge", || {
+        let ran = home.ran(&["bridge", "status", "copy", "-o", "json"]);
+        let status: Value = serde_json::from_str(&ran.out).unwrap_or(Value::Null);
+        status["delivered"] == 2
+    });
+    let configured = home.ran(&["hook", "remove", "shop"]);
+    assert_ne!(configured.code, Some(0), "{configured:#?}");
+    assert!(configured.err.contains("reload"), "{configured:#?}");
+    let of_a_hook = home.ran(&["bridge", "remove", "hook:shop", "--yes"]);
+    assert!(of_a_hook.err.contains("hook remove"), "{of_a_hook:#?}");
+
+    home.configure("");
+    home.out(&["reload"]);
+    wait("the end", || home.out(&["hook", "list"]).is_empty());
+    for words in ["ledger hook remove shop", "ledger bridge remove copy"] {
+        wait("the hint", || home.log().contains(words));
+    }
+    let consumers = |home: &Home| {
+        let path = home.path(".ledger/ledger.db");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let url = format!("sqlite:{}", path.display());
+            let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            let names = "SELECT pipeline FROM ledger_consumers ORDER BY pipeline";
+            let names = sqlx::query_scalar::<_, String>(names);
+            names.fetch_all(&mut connection).await.unwrap()
+        })
+    };
+    assert_eq!(consumers(&home), ["copy", "hook:shop"]);
+    assert_eq!(
+        home.out(&["hook", "remove", "shop", "-o", "table"]),
+        "hook shop is forgotten\n"
+    );
+    home.out(&["bridge", "remove", "copy", "--yes"]);
+    assert!(consumers(&home).is_empty(), "nothing holds the log back");
+    for unknown in [
+        home.ran(&["hook", "remove", "shop"]),
+        home.ran(&["bridge", "remove", "copy", "--yes"]),
+    ] {
+        assert_eq!(unknown.code, Some(5), "{unknown:#?}");
+    }
+    // As one that never was, it begins at the start of every stream.
+    home.configure(&config);
+    home.out(&["reload"]);
+    receiver.wait("the entry again", |received| received.len() == 2);
 }
 
 #[test]
@@ -545,6 +617,7 @@ fn every_entry_comes_in_order_however_often_the_daemon_is_killed() {
         .map(|n| format!("{{\"stream\":\"s{}\",\"n\":{n}}}", n % streams))
         .collect();
     for part in lines.chunks(count.div_ceil(KILLS)) {
+        let before = receiver.count();
         let loaded = home.fed(
             &[
                 "stream",
@@ -557,9 +630,9 @@ fn every_entry_comes_in_order_however_often_the_daemon_is_killed() {
             &(part.join("\n") + "\n"),
         );
         assert_eq!(loaded.code, Some(0), "{loaded:#?}");
-        let before = receiver.count();
-        receiver.wait("some of it", |received| {
-            received.len() >= before.min(count / 40) + 5
+        // A request holds 20 entries at most, so a part has twice as many and more.
+        receiver.wait("half of the part", |received| {
+            received.len() > before + count / KILLS / 40
         });
         home.signal("KILL");
         wait("the end", || {

@@ -169,7 +169,7 @@ fn fenced(pipeline: &PipelineId) -> Error {
 impl CursorStore for PostgresCursors {
     async fn claim(&self, pipeline: &PipelineId, source: &SourceId) -> Result<Claim> {
         let failed = |error| failed("claim pipeline", pipeline.to_string(), error);
-        let mut tx = self.pool.begin().await.map_err(failed)?;
+        let mut tx = super::begin_in(&self.pool).await.map_err(failed)?;
         let claim = self.claim_in(&mut tx, pipeline, source).await?;
         tx.commit().await.map_err(failed)?;
         Ok(claim)

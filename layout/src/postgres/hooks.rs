@@ -3,6 +3,7 @@
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::begin_in;
 use super::schema::lock;
 use crate::hooks;
 
@@ -21,7 +22,7 @@ impl PostgresHooks {
     /// where they do not exist. `Unsupported` where a newer version of this software has made them.
     pub async fn open(pool: PgPool) -> Result<Self> {
         let fail = |error| failed("open hook state", error);
-        let mut transaction = pool.begin().await.map_err(fail)?;
+        let mut transaction = begin_in(&pool).await.map_err(fail)?;
         lock(&mut transaction).await?;
         let number = "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY";
         for statement in hooks::tables("bytea", " bigint", number) {
@@ -47,7 +48,7 @@ macro_rules! read {
 macro_rules! write {
     ($state:ident, $call:ident, $($argument:expr),*) => {{
         let fail = |error| failed("store hook state", error);
-        let mut transaction = $state.pool.begin().await.map_err(fail)?;
+        let mut transaction = begin_in(&$state.pool).await.map_err(fail)?;
         // A cursor that is confirmed must not be lost with the server, whatever its own setting.
         sqlx::query("SET LOCAL synchronous_commit = on")
             .execute(&mut *transaction)

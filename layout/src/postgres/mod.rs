@@ -10,6 +10,7 @@ mod hooks;
 mod promote;
 mod rows;
 mod schema;
+mod transaction;
 pub mod wal;
 
 pub use config::PostgresConfig;
@@ -24,3 +25,4 @@ pub use rows::{
     stream_state_from_row,
 };
 pub use schema::{Role, StoreRow, Tables, check_server, find_store, migrate, open_store};
+pub use transaction::{begin, begin_in};

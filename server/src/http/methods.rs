@@ -108,6 +108,7 @@ pub(super) async fn call(
             with!(|m| service.replay_hook_dead_letters(m).await)
         }
         "/ledger.v1.HookService/RotateHookSecret" => with!(|m| service.rotate_hook_secret(m).await),
+        "/ledger.v1.HookService/RemoveHook" => with!(|m| service.remove_hook(m).await),
         "/ledger.v1.HookService/VerifyHookSignature" => {
             with!(|m| service.verify_hook_signature(m).await)
         }

@@ -56,7 +56,7 @@ const fn post(template: &'static str, action: &'static str) -> Route {
     route(Method::POST, template, action, Input::Body)
 }
 
-pub(super) static ROUTES: [Route; 37] = [
+pub(super) static ROUTES: [Route; 38] = [
     post(
         "/v1/streams/{stream}/entries",
         "/ledger.v1.LedgerService/Append",
@@ -113,13 +113,15 @@ pub(super) static ROUTES: [Route; 37] = [
         "/v1/bridges/{name}:resume",
         "/ledger.v1.AdminService/ResumeBridge",
     ),
+    route(
+        Method::DELETE,
+        "/v1/bridges/{name}",
+        "/ledger.v1.AdminService/RemoveBridge",
+        Input::Query,
+    ),
     post(
         "/v1/bridges/{name}:resync",
         "/ledger.v1.AdminService/ResyncBridge",
-    ),
-    post(
-        "/v1/bridges/{name}:remove",
-        "/ledger.v1.AdminService/RemoveBridge",
     ),
     post(
         "/v1/bridges/{name}:verify",
@@ -168,6 +170,12 @@ pub(super) static ROUTES: [Route; 37] = [
     post(
         "/v1/hooks/{name}:rotate-secret",
         "/ledger.v1.HookService/RotateHookSecret",
+    ),
+    route(
+        Method::DELETE,
+        "/v1/hooks/{name}",
+        "/ledger.v1.HookService/RemoveHook",
+        Input::Query,
     ),
     post(
         "/v1/hooks/{name}:verify-signature",

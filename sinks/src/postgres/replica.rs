@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use ledger_core::{Contents, Entry, EntryKey, Record, Replica, Result, StreamKey, StreamState};
+use ledger_layout::postgres::begin_in;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::apply::{entries, signed, streams};
@@ -42,7 +43,7 @@ impl Replica for PostgresSink {
         const OPERATION: &str = "repair replica";
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
-        let mut tx = inner.pool.begin().await.map_err(failed)?;
+        let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         inner.check_role(&mut tx).await?;
         let touched: Vec<StreamKey> = states
             .iter()
@@ -86,7 +87,7 @@ impl Replica for PostgresSink {
         const OPERATION: &str = "remove streams";
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
-        let mut tx = inner.pool.begin().await.map_err(failed)?;
+        let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         inner.check_role(&mut tx).await?;
         run(
             inner,

@@ -10,8 +10,8 @@ use ledger_core::{
 };
 use ledger_layout::StoreOptions;
 use ledger_layout::postgres::{
-    PostgresConfig, PostgresContents, PostgresCursors, Role, Tables, check_server, failed,
-    find_store, open_store,
+    PostgresConfig, PostgresContents, PostgresCursors, Role, Tables, begin_in, check_server,
+    failed, find_store, open_store,
 };
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
@@ -95,7 +95,7 @@ impl PostgresSink {
         const OPERATION: &str = "resync";
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
-        let mut tx = inner.pool.begin().await.map_err(failed)?;
+        let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
         // Every pipeline into the replica, not only this one: it is emptied under all of them.
         inner.cursors.forget_all_in(&mut tx).await?;
@@ -179,7 +179,7 @@ impl Sink<Change> for PostgresSink {
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
         let delta = Delta::of(&batch.items);
-        let mut tx = inner.pool.begin().await.map_err(failed)?;
+        let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         let bound = inner.check_role(&mut tx).await?;
         // The cursor's row holds off another claim until this transaction is over.
         match &batch.ack {
@@ -221,7 +221,7 @@ impl CursorStore for PostgresSink {
         const OPERATION: &str = "claim replica";
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
-        let mut tx = inner.pool.begin().await.map_err(failed)?;
+        let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         // Bound to one source whatever the pipeline's name: two pipelines of two sources would mix
         // their ids.
         let bound = inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;

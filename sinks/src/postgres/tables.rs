@@ -7,7 +7,7 @@ use ledger_core::{
     Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, HeldRow, PipelineId, Result,
     Row, RowChange, Sink, SourceId, Table, TableName, TableReplica, TableSink, TableState, Version,
 };
-use ledger_layout::postgres::{PostgresConfig, failed};
+use ledger_layout::postgres::{PostgresConfig, begin_in, failed};
 use ledger_layout::tables::{Carried, TableRoutes};
 use sqlx::postgres::{PgArguments, PgPool};
 use sqlx::query::Query;
@@ -120,7 +120,7 @@ impl PostgresTables {
     }
 
     async fn begin(&self, operation: &'static str) -> Result<sqlx::Transaction<'_, Postgres>> {
-        let begun = self.pool.begin().await;
+        let begun = begin_in(&self.pool).await;
         begun.map_err(|error| self.failed(operation, error))
     }
 

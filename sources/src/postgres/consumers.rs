@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ledger_core::{Consumer, Consumers, Cursor, Error, ErrorKind, Lease, PipelineId, Result};
-use ledger_layout::postgres::Micros;
+use ledger_layout::postgres::{Micros, begin};
 use sqlx::Row as _;
 use sqlx::postgres::PgQueryResult;
 
@@ -83,8 +83,8 @@ impl Consumers for Registry {
     async fn unregister(&self, pipeline: &PipelineId) -> Result<()> {
         const OPERATION: &str = "unregister consumer";
         let failed = |error| self.failed(OPERATION, error);
-        let mut conn = self.connection(OPERATION).await?;
-        let mut tx = sqlx::Connection::begin(&mut *conn).await.map_err(failed)?;
+        let conn = self.connection(OPERATION).await?;
+        let mut tx = begin(conn).await.map_err(failed)?;
         for table in ["consumers", "dead_letters"] {
             let table = self.tables.shared(table);
             sqlx::query(safe(format!(

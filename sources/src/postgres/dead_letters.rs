@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use ledger_core::{Cursor, DeadLetter, DeadLetters, PipelineId, Result, StreamKey};
-use ledger_layout::postgres::{Micros, micros};
+use ledger_layout::postgres::{Micros, begin, micros};
 use sqlx::Row as _;
 
 use super::read::safe;
@@ -18,8 +18,8 @@ impl DeadLetters for Registry {
              reason, item, parked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (store, pipeline, cursor) DO NOTHING",
         );
-        let mut conn = self.connection(OPERATION).await?;
-        let mut tx = sqlx::Connection::begin(&mut *conn).await.map_err(failed)?;
+        let conn = self.connection(OPERATION).await?;
+        let mut tx = begin(conn).await.map_err(failed)?;
         // Who parks must not lose it in a crash, whatever the session's setting.
         sqlx::query("SET LOCAL synchronous_commit = on")
             .execute(&mut *tx)

@@ -5,9 +5,9 @@ use ledger_core::{
     EntryId, Error, ErrorKind, Labels, Pairs, Result, StreamName, check_text, checked_tags,
 };
 use ledger_layout::log;
-use ledger_layout::postgres::json_object;
+use ledger_layout::postgres::{begin, json_object};
 use sqlx::types::Json;
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{PostgresStore, PostgresTransaction};
 
@@ -168,9 +168,9 @@ impl PostgresTransaction<'_> {
 impl Labels for PostgresStore {
     async fn set_tags(&self, stream: &StreamName, id: EntryId, tags: Vec<String>) -> Result<()> {
         const OPERATION: &str = "set tags";
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let conn = self.inner.connection(OPERATION).await?;
         let failed = |error| self.inner.failed(OPERATION, error);
-        let mut tx = conn.begin().await.map_err(failed)?;
+        let mut tx = begin(conn).await.map_err(failed)?;
         self.within(&mut tx).set_tags(stream, id, tags).await?;
         tx.commit().await.map_err(failed)?;
         self.inner.committed();
@@ -185,9 +185,9 @@ impl Labels for PostgresStore {
         delete: Vec<String>,
     ) -> Result<()> {
         const OPERATION: &str = "set annotations";
-        let mut conn = self.inner.connection(OPERATION).await?;
+        let conn = self.inner.connection(OPERATION).await?;
         let failed = |error| self.inner.failed(OPERATION, error);
-        let mut tx = conn.begin().await.map_err(failed)?;
+        let mut tx = begin(conn).await.map_err(failed)?;
         self.within(&mut tx)
             .set_annotations(stream, id, set, delete)
             .await?;

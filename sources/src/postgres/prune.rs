@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ledger_core::Result;
-use sqlx::Connection as _;
+use ledger_layout::postgres::begin;
 use tokio::sync::Mutex;
 
 use super::PostgresStore;
@@ -104,8 +104,8 @@ async fn prune(inner: &Inner) -> Result<u64> {
     );
     let mut total = 0;
     loop {
-        let mut conn = inner.connection(OPERATION).await?;
-        let mut tx = conn.begin().await.map_err(failed)?;
+        let conn = inner.connection(OPERATION).await?;
+        let mut tx = begin(conn).await.map_err(failed)?;
         let removed: i64 = sqlx::query_scalar(safe(sql.clone()))
             .bind(inner.tables.store().as_str())
             .bind(seconds(retention.min))

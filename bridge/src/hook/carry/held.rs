@@ -6,14 +6,40 @@ use ledger_core::hook::{Answer, Outcome};
 use ledger_core::{Change, Cursor, EntryId, Item as _, Result, StreamKey, Timestamp};
 use tokio::time::Instant;
 
-use super::{Carrier, Event, HookFailure, delivery};
+use super::send::delivery;
+use super::{Carrier, Event};
 use crate::hook::lane::{self, Held, Phase};
 use crate::hook::options::random;
+use crate::hook::{BreakerState, HookFailure};
 
 /// The most items of one delivery that are read from the queue.
 const MOST: usize = 100_000;
 
 impl Carrier<'_> {
+    /// Sets a stream aside that keeps the window full with a delivery that is not answered, where
+    /// others could be served.
+    pub(super) fn spill(&mut self, now: Instant) -> Result<()> {
+        while !self.draining
+            && !self.can_read()
+            && self.row.is_empty()
+            && self.breaker.state() == BreakerState::Closed
+            && self.pace.allows(self.under_way, now).is_ok()
+        {
+            let first = self.window.first();
+            let slow = self.lanes.iter().find(|(_, lane)| {
+                lane.under_way > 0 && lane.queue.front().is_some_and(|item| item.slot == first)
+            });
+            let Some((stream, _)) = slow else { break };
+            let stream = *stream;
+            let mut planned = self.planned.iter();
+            if planned.any(|(_, planned, _)| *planned == stream) {
+                break;
+            }
+            self.hold(stream, 0, String::new(), Phase::Busy, now)?;
+        }
+        Ok(())
+    }
+
     /// Moves what a lane has into the queue of the database, its first delivery to be tried as
     /// `phase` says.
     pub(super) fn hold(

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use ledger::connect::{DatabaseUrl, Stores as Database};
 use ledger::observe::Recorder;
-use ledger::{Error, ErrorKind, Observed, Result, Store, StoreName, StoreOptions};
+use ledger::{Error, ErrorKind, Observed, PipelineId, Result, Store, StoreName, StoreOptions};
 use ledger_server::{Identity, StoreState, StoreStatus, Stores};
 use tokio::time::Instant;
 
@@ -163,6 +163,33 @@ impl Served {
             let what = format!("{} did not answer in {OPENING:?}", self.database.url());
             Err(Error::new(ErrorKind::Unavailable, "open hook state", what))
         })
+    }
+
+    /// Takes a consumer's registration, and what it could not deliver, from the logs of all stores but
+    /// `except`. Tells from how many.
+    pub(crate) async fn unregister(
+        self: &Arc<Self>,
+        pipeline: &PipelineId,
+        except: Option<&StoreName>,
+    ) -> Result<usize> {
+        self.look().await;
+        let mut count = 0;
+        for status in self.statuses() {
+            if except == Some(&status.name) {
+                continue;
+            }
+            let store = self.store(&status.name).await?;
+            let Some(log) = store.log() else { continue };
+            let known = match log.consumers().list().await {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                known => known?,
+            };
+            if known.iter().any(|consumer| consumer.pipeline == *pipeline) {
+                log.consumers().unregister(pipeline).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// The store where it has been opened.
