@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use ledger::{Consumers, DeadLetter, PipelineId};
 use serde_json::json;
 
 use super::bridge_ask;
 use crate::cli::{DeadLetters, Global, Output};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::urls::{self, Opened, Replica};
 
@@ -92,14 +92,13 @@ pub(super) async fn check_known(
         .iter()
         .map(|consumer| consumer.pipeline.as_str())
         .collect();
-    bail!(
-        "there is no bridge {pipeline} at the source; it knows {}",
-        if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(", ")
-        }
-    );
+    let known = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    };
+    let text = format!("there is no bridge {pipeline} at the source; it knows {known}");
+    Err(Failure::new(Exit::NotFound, text).into())
 }
 
 fn print(letter: &DeadLetter, output: Output, printer: &Printer) -> anyhow::Result<()> {
