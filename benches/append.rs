@@ -126,7 +126,9 @@ async fn postgres(database: &Postgres, plan: &Plan, table: &mut Table) -> Outcom
         }
         if log == Log::Wal {
             // Its slot goes with it: the database could not be dropped.
-            store.use_write_ahead_log(false).await?;
+            store.close().await;
+            let config = PostgresConfig::from_url(&database.url)?;
+            PostgresStore::keep_log_in_wal(config, &name, false).await?;
             continue;
         }
         store.close().await;

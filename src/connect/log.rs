@@ -2,7 +2,6 @@
 
 use super::{DatabaseUrl, Kind};
 use crate::{Error, ErrorKind, Result, StoreName};
-use ledger_layout::StoreOptions;
 
 /// Where the log of a store is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +27,11 @@ impl DatabaseUrl {
         #[cfg(feature = "postgres")]
         if let Kind::Postgres(config) = &self.0 {
             use ledger_sources::postgres::PostgresStore;
-            let config = config.as_ref().clone();
-            let options = StoreOptions::default();
-            let opened = PostgresStore::open_existing(config, store.clone(), options).await?;
-            let kind = match crate::Store::log(&opened) {
-                None => None,
-                Some(_) if opened.has_write_ahead_log() => Some(LogKind::WriteAhead),
-                Some(_) => Some(LogKind::Table),
-            };
-            crate::Store::close(&opened).await;
-            return Ok(kind);
+            let wal = PostgresStore::log_is_wal(config.as_ref().clone(), store).await?;
+            return Ok(wal.map(|wal| match wal {
+                true => LogKind::WriteAhead,
+                false => LogKind::Table,
+            }));
         }
         let opened = self.open_store(store).await?;
         let kind = opened.log().map(|_| LogKind::Table);
@@ -46,18 +40,14 @@ impl DatabaseUrl {
     }
 
     /// Keeps the log of a store elsewhere from now on. Its consumers begin anew, and whoever has it
-    /// open must open it again; see `PostgresStore::use_write_ahead_log`. `Unsupported` where the
+    /// open must open it again; see `PostgresStore::keep_log_in_wal`. `Unsupported` where the
     /// backend knows one kind only.
     pub async fn keep_log_in(&self, store: &StoreName, kind: LogKind) -> Result<()> {
         #[cfg(feature = "postgres")]
         if let Kind::Postgres(config) = &self.0 {
             use ledger_sources::postgres::PostgresStore;
-            let config = config.as_ref().clone();
-            let options = StoreOptions::default();
-            let opened = PostgresStore::open_existing(config, store.clone(), options).await?;
-            return opened
-                .use_write_ahead_log(kind == LogKind::WriteAhead)
-                .await;
+            let wal = kind == LogKind::WriteAhead;
+            return PostgresStore::keep_log_in_wal(config.as_ref().clone(), store, wal).await;
         }
         match kind {
             LogKind::Table => self.open_store(store).await.map(drop),

@@ -72,6 +72,14 @@ async fn an_open_transaction_that_has_appended_holds_no_reader_up() {
         .append(&stream("a"), entries("late"), ExpectedVersion::Any)
         .await
         .unwrap();
+    // What other programs write into the log is nothing to the store, within a transaction or not.
+    for transactional in [true, false] {
+        server
+            .psql(&format!(
+                "SELECT pg_logical_emit_message({transactional}, 'another', 'program')"
+            ))
+            .await;
+    }
     append(&store, "b", "1").await;
     let start = store.log().unwrap().start();
     let before = next(&store, start, 2).await.unwrap();
@@ -189,6 +197,15 @@ async fn a_restored_backup_is_another_history() {
     server.restart().await;
     let store = opened(&server).await;
     let cursor = before[1].cursor.clone();
+    // The log goes on, and nothing happens in the store; the slot is moved beyond the cursor.
+    server
+        .psql(
+            "CREATE TABLE busy AS SELECT n, repeat('x', 500) AS x FROM generate_series(1, 9000) n",
+        )
+        .await;
+    assert!(store.prune().await.unwrap() > 0);
+    let diverged = next(&store, cursor.clone(), 1).await.unwrap_err();
+    assert_eq!(diverged.kind(), ErrorKind::SourceDiverged, "{diverged}");
     // Also where the log has grown beyond the cursor since.
     for n in 0..50 {
         append(&store, "b", &n.to_string()).await;

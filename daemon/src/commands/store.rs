@@ -26,11 +26,12 @@ async fn log(options: &StoreLog, global: &Global, printer: &Printer) -> anyhow::
     let database = urls::parse("--in", url)?;
     if let Some(to) = options.to {
         let kind = database.log_kind(store).await.context("--in")?;
+        // Also where it is there: a switch that was interrupted is finished.
+        database
+            .keep_log_in(store, to.into())
+            .await
+            .context("--to")?;
         if kind != Some(to.into()) {
-            database
-                .keep_log_in(store, to.into())
-                .await
-                .context("--to")?;
             printer.notice(
                 "bridges and hooks of this store begin anew with a copy; start a daemon that has it \
                  open again",

@@ -21,6 +21,8 @@ const OPERATION: &str = "use the write-ahead log";
 /// Both tables are shared by the stores of a schema.
 ///
 /// `kept_after`: the store's log is there behind this position; NULL until the slot was made.
+/// `kept_lsn`: up to where the slot may have been moved for that. One that stands behind it was moved,
+/// or made, by somebody else.
 /// `last` and `through`: behind `last` no change of the store is in the log up to `through`.
 /// Marks tell the same for moments of the past, by which the log's age is measured.
 const SHARED: &[&str] = &[
@@ -28,6 +30,7 @@ const SHARED: &[&str] = &[
         store text COLLATE \"C\" PRIMARY KEY,
         slot text NOT NULL,
         kept_after bytea,
+        kept_lsn bigint NOT NULL DEFAULT 0,
         last bytea,
         through bigint NOT NULL DEFAULT 0)",
     "CREATE TABLE IF NOT EXISTS {ledger.wal_marks} (
@@ -37,6 +40,9 @@ const SHARED: &[&str] = &[
         through bigint NOT NULL,
         PRIMARY KEY (store, at))",
 ];
+
+/// What the last message of a log says, when the log is kept elsewhere from then on.
+pub const ENDED: &[u8] = b"e";
 
 /// What the messages of a store begin with.
 pub fn prefix(store: &Uuid) -> String {
@@ -55,6 +61,8 @@ pub struct WalRow {
     pub slot: String,
     /// Behind which cursor the log is there; none until the slot was made.
     pub kept_after: Option<Vec<u8>>,
+    /// Up to where the slot may stand.
+    pub kept_lsn: u64,
     /// The newest change that somebody has met, and up to where nothing came behind it.
     pub last: Option<Vec<u8>>,
     /// See `last`.
@@ -117,7 +125,8 @@ pub(super) async fn register(conn: &mut PgConnection, tables: &Tables, store: &U
     }
     let sql = tables.sql(
         "INSERT INTO {ledger.wal_logs} (store, slot) VALUES ($1, $2) \
-         ON CONFLICT (store) DO UPDATE SET slot = $2, kept_after = NULL, last = NULL, through = 0",
+         ON CONFLICT (store) DO UPDATE SET slot = $2, kept_after = NULL, kept_lsn = 0, \
+         last = NULL, through = 0",
     );
     let noted = sqlx::query(AssertSqlSafe(sql))
         .bind(tables.store().as_str())
@@ -160,17 +169,16 @@ pub async fn switch(conn: &mut PgConnection, tables: &Tables, wal: bool) -> Resu
     if is_wal == wal && (wal || row.get(3)) {
         return Ok(());
     }
-    // The log of before ends: what a reader of it has not read yet cannot be told by this one.
     let prefix = wal.then(|| prefix(&uuid));
     let definitions = functions::definitions(match &prefix {
         Some(prefix) => Told::ByMessage(prefix),
         None => Told::Always,
     });
-    let lock = tables.sql("LOCK TABLE {entries}, {streams}, {log} IN ACCESS EXCLUSIVE MODE");
+    let lock = tables.sql("LOCK TABLE {streams}, {entries}, {log} IN SHARE ROW EXCLUSIVE MODE");
+    // With a number of its own, so that who has read all of the table stands before it as well.
     let prune = tables.sql(
         "UPDATE {ledger.stores} s SET schema_version = $2, log = $3, \
-         pruned_through = greatest(s.pruned_through, \
-         (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {log_seq})) WHERE name = $1",
+         pruned_through = greatest(s.pruned_through, nextval('{log_seq}')) WHERE name = $1",
     );
     let forget = tables.sql("DELETE FROM {log}");
     for sql in [lock, forget]
@@ -190,6 +198,12 @@ pub async fn switch(conn: &mut PgConnection, tables: &Tables, wal: bool) -> Resu
     if wal {
         register(&mut tx, tables, &uuid).await?;
     } else {
+        let told = sqlx::query("SELECT pg_logical_emit_message(true, $1, $2::bytea)")
+            .bind(self::prefix(&uuid))
+            .bind(ENDED)
+            .execute(&mut *tx)
+            .await;
+        told.map_err(failed)?;
         forget_log(&mut tx, tables, &slot(&uuid)).await?;
     }
     tx.commit().await.map_err(failed)
@@ -215,8 +229,9 @@ async fn forget_log(conn: &mut PgConnection, tables: &Tables, slot: &str) -> Res
 
 /// What is noted of the store's log.
 pub async fn find(conn: &mut PgConnection, tables: &Tables) -> Result<WalRow> {
-    let sql = tables
-        .sql("SELECT slot, kept_after, last, through FROM {ledger.wal_logs} WHERE store = $1");
+    let sql = tables.sql(
+        "SELECT slot, kept_after, last, through, kept_lsn FROM {ledger.wal_logs} WHERE store = $1",
+    );
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(tables.store().as_str())
         .fetch_optional(conn)
@@ -237,5 +252,6 @@ pub async fn find(conn: &mut PgConnection, tables: &Tables) -> Result<WalRow> {
         kept_after: row.get(1),
         last: row.get(2),
         through: row.get::<i64, _>(3).cast_unsigned(),
+        kept_lsn: row.get::<i64, _>(4).cast_unsigned(),
     })
 }

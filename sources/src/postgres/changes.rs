@@ -39,7 +39,7 @@ const PAGE_TIME: Duration = Duration::from_mins(1);
 const GAP_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// The table whose writers may fill a gap.
-const LOG: &str = "log";
+const LOG: &[&str] = &["log"];
 
 /// Sequences of the log must not be cached per session: numbers would appear far out of order.
 pub(super) async fn check_sequence(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
@@ -210,8 +210,12 @@ struct Holder {
 pub(super) struct Holders(HashSet<Holder>);
 
 impl Holders {
-    /// Who writes the store's table of this name.
-    pub(super) async fn ask(inner: &Inner, conn: &mut PgConnection, table: &str) -> Result<Self> {
+    /// Who writes the store's tables of these names.
+    pub(super) async fn ask(
+        inner: &Inner,
+        conn: &mut PgConnection,
+        tables: &[&str],
+    ) -> Result<Self> {
         // The lock itself names the transaction even where there is no process (prepared ones).
         const SQL: &str = "SELECT l.virtualtransaction, coalesce('process ' || l.pid || ' (' \
              || coalesce(nullif(a.application_name, ''), 'unnamed') || ', in a transaction for ' \
@@ -220,9 +224,11 @@ impl Holders {
              FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
              WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-             AND l.relation = $1::regclass";
+             AND l.relation = ANY ($1::text[]::regclass[])";
+        let named = tables.iter().map(|table| inner.tables.of_store(table));
+        let named: Vec<String> = named.collect();
         let rows = sqlx::query(SQL)
-            .bind(inner.tables.of_store(table))
+            .bind(named)
             .fetch_all(conn)
             .await
             .map_err(|error| inner.failed("read who writes the log", error))?;
@@ -237,14 +243,18 @@ impl Holders {
         ))
     }
 
-    /// Waits until those that write the table at this moment have ended.
-    pub(super) async fn wait(inner: &Inner, conn: &mut PgConnection, table: &str) -> Result<()> {
-        let mut holders = Self::ask(inner, conn, table).await?;
+    /// Waits until those that write the tables at this moment have ended.
+    pub(super) async fn wait(
+        inner: &Inner,
+        conn: &mut PgConnection,
+        tables: &[&str],
+    ) -> Result<()> {
+        let mut holders = Self::ask(inner, conn, tables).await?;
         let mut wait = GAP_WAIT.0;
         while !holders.0.is_empty() {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(GAP_WAIT.1);
-            holders = holders.still_there(inner, conn, table).await?;
+            holders = holders.still_there(inner, conn, tables).await?;
         }
         Ok(())
     }
@@ -261,9 +271,9 @@ impl Holders {
         self,
         inner: &Inner,
         conn: &mut PgConnection,
-        table: &str,
+        tables: &[&str],
     ) -> Result<Self> {
-        let mut now = Self::ask(inner, conn, table).await?.0;
+        let mut now = Self::ask(inner, conn, tables).await?.0;
         let before: HashSet<String> = self
             .0
             .into_iter()

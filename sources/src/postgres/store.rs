@@ -354,6 +354,9 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
+        if self.inner.row.wal && !self.inner.is_closed() {
+            wal::note_end(&self.inner).await;
+        }
         self.inner.closed.store(true, Ordering::Release);
         self.inner.wake.close();
         if !self.inner.shared {

@@ -135,7 +135,7 @@ impl Rows {
         steps: &mut Vec<Step<RowChange>>,
     ) -> Result<()> {
         match message {
-            Message::Begin { commit, at } => {
+            Message::Begin { commit, at, .. } => {
                 // One that did not end was given up with its connection, and is told again.
                 let changes = 0;
                 self.transaction = Some(Transaction {

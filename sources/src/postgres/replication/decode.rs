@@ -18,6 +18,8 @@ pub enum Message {
         commit: u64,
         /// When it was committed, in microseconds since 1970.
         at: i64,
+        /// The transaction's number, without its epoch.
+        xid: u32,
     },
     /// The transaction ends.
     Commit {
@@ -57,6 +59,9 @@ pub enum Message {
     },
     /// An application wrote into the log; told only to those that ask for it.
     Logical {
+        /// Whether it is a part of a transaction. Others stand where they were written, also between
+        /// transactions.
+        transactional: bool,
         /// Whose it is.
         prefix: String,
         /// What it says.
@@ -110,8 +115,8 @@ fn message(input: &mut Input) -> Result<Message> {
         b'B' => {
             let commit = input.number64()?;
             let at = input.number64()?.cast_signed().saturating_add(EPOCH);
-            input.number32()?;
-            Message::Begin { commit, at }
+            let xid = input.number32()?;
+            Message::Begin { commit, at, xid }
         }
         b'C' => {
             input.byte()?;
@@ -163,12 +168,16 @@ fn message(input: &mut Input) -> Result<Message> {
             Message::Truncate { relations }
         }
         b'M' => {
-            input.byte()?;
+            let transactional = input.byte()? & 1 == 1;
             input.number64()?;
             let prefix = input.text()?;
             let length = usize::try_from(input.number32()?).map_err(|_| cut())?;
             let content = input.take(length)?;
-            Message::Logical { prefix, content }
+            Message::Logical {
+                transactional,
+                prefix,
+                content,
+            }
         }
         b'O' | b'Y' => {
             input.0.clear();
@@ -381,6 +390,7 @@ mod tests {
         out.put_slice(b"a b");
         let message = decode(out.clone().into()).unwrap();
         let expected = Message::Logical {
+            transactional: true,
             prefix: "ledger:x".to_owned(),
             content: Bytes::from_static(b"a b"),
         };
@@ -397,6 +407,14 @@ mod tests {
         out.put_u32(1);
         let message = decode(out.into()).unwrap();
         let at = 946_684_800_000_000;
-        assert_eq!(message, Message::Begin { commit: 99, at });
+        let xid = 1;
+        assert_eq!(
+            message,
+            Message::Begin {
+                commit: 99,
+                at,
+                xid
+            }
+        );
     }
 }

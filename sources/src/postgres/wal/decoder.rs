@@ -32,6 +32,7 @@ pub(super) struct Decoder {
 }
 
 struct Transaction {
+    xid: u32,
     commit: u64,
     at: i64,
     digest: u32,
@@ -61,6 +62,8 @@ pub(super) enum Met {
 /// A change before its values are read.
 #[derive(Debug)]
 pub(super) struct Raw {
+    /// The transaction, without its epoch.
+    pub(super) xid: u32,
     stream: StreamRef,
     at: i64,
     what: What,
@@ -106,11 +109,12 @@ impl Decoder {
     /// Takes a message.
     pub(super) fn read(&mut self, message: Message) -> Result<Met> {
         match message {
-            Message::Begin { commit, at } => {
+            Message::Begin { commit, at, xid } => {
                 let digest = digest(commit, at);
                 self.check(commit, digest)?;
                 // One that began and did not end was cut off with its connection; it comes again.
                 self.transaction = Some(Transaction {
+                    xid,
                     commit,
                     at,
                     digest,
@@ -127,6 +131,12 @@ impl Decoder {
                 self.columns.insert(relation.id, Columns::of(&relation)?);
                 return Ok(Met::Nothing);
             }
+            // They depend on what this connection was told before, or on nobody's transaction.
+            Message::Other
+            | Message::Logical {
+                transactional: false,
+                ..
+            } => return Ok(Met::Nothing),
             _ => {}
         }
         let transaction = self
@@ -173,7 +183,9 @@ impl Decoder {
     /// Makes a change whole.
     pub(super) fn change(&self, position: Position, raw: Raw) -> Result<Change> {
         let cursor = position.to_cursor(&self.store);
-        let Raw { stream, at, what } = raw;
+        let Raw {
+            stream, at, what, ..
+        } = raw;
         let committed = Timestamp::from_micros(at);
         let (committed_at, mutation) = match what {
             What::Trim { through } => (
@@ -208,13 +220,29 @@ impl Decoder {
 
 impl Transaction {
     fn take(&mut self, message: Message, prefix: &str) -> Result<Option<Raw>> {
-        let at = self.at;
-        let raw = |stream: StreamRef, what| Ok(Some(Raw { stream, at, what }));
+        let (xid, at) = (self.xid, self.at);
+        let raw = |stream, what| {
+            Ok(Some(Raw {
+                xid,
+                stream,
+                at,
+                what,
+            }))
+        };
         match message {
             Message::Logical {
                 prefix: of,
                 content,
+                ..
             } if of == prefix => {
+                if *content == *wal::ENDED {
+                    return Err(Error::new(
+                        ErrorKind::SourceDiverged,
+                        "read the write-ahead log",
+                        "the log of the store is kept elsewhere from here on; start again from a \
+                         snapshot (--resync)",
+                    ));
+                }
                 let told = Told::parse(&content)?;
                 match told.kind {
                     b't' => {
@@ -496,6 +524,7 @@ mod tests {
 
     fn told(text: &str) -> Message {
         Message::Logical {
+            transactional: true,
             prefix: wal::prefix(&STORE),
             content: Bytes::copy_from_slice(text.as_bytes()),
         }
@@ -537,7 +566,11 @@ mod tests {
     }
 
     fn begin(commit: u64) -> Message {
-        Message::Begin { commit, at: 5 }
+        Message::Begin {
+            commit,
+            at: 5,
+            xid: 3,
+        }
     }
 
     fn read(decoder: &mut Decoder, messages: Vec<Message>) -> Result<Vec<Change>> {
@@ -603,7 +636,12 @@ mod tests {
         let mut decoder = Decoder::new(STORE, Position::START, false);
         let all = read(&mut decoder, transaction()).unwrap();
         let after = Position::from_cursor(&all[0].cursor, &STORE).unwrap();
-        for begun in [begin(8), begin(10), Message::Begin { commit: 9, at: 6 }] {
+        let later = Message::Begin {
+            commit: 9,
+            at: 6,
+            xid: 3,
+        };
+        for begun in [begin(8), begin(10), later] {
             let mut decoder = Decoder::new(STORE, after, true);
             let error = read(&mut decoder, vec![begun]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::SourceDiverged);
@@ -620,6 +658,7 @@ mod tests {
             (told("a 3 -2 4 name"), true),
             (
                 Message::Logical {
+                    transactional: true,
                     prefix: "ledger:other".to_owned(),
                     content: Bytes::from_static(b"a"),
                 },
@@ -644,6 +683,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_depends_on_the_connection_or_on_no_transaction_is_not_counted() {
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let all = read(&mut decoder, transaction()).unwrap();
+        let outside = Message::Logical {
+            transactional: false,
+            prefix: wal::prefix(&STORE),
+            content: Bytes::from_static(b"anything"),
+        };
+        let mut messages = vec![outside.clone()];
+        for message in transaction() {
+            messages.extend([message, Message::Other, outside.clone()]);
+        }
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        assert_eq!(read(&mut decoder, messages).unwrap(), all);
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_told() {
+        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let error = read(&mut decoder, vec![begin(9), told("e")]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceDiverged);
     }
 
     prop_compose! {

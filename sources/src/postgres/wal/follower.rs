@@ -12,6 +12,7 @@ use ledger_core::{Cursor, Error, ErrorKind, Result};
 use ledger_layout::postgres::wal;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::position::Position;
@@ -77,12 +78,17 @@ impl Follower {
     pub(super) async fn reach(&self, lsn: u64) -> Result<Seen> {
         self.wanted.notify_one();
         let mut seen = self.seen.subscribe();
-        let begun = Instant::now();
+        let (mut begun, mut known) = (Instant::now(), None);
         loop {
-            if let Some(seen) = *seen.borrow_and_update()
+            let now = *seen.borrow_and_update();
+            if let Some(seen) = now
                 && seen.through >= lsn
             {
                 return Ok(seen);
+            }
+            // As long as it gets on it is waited for.
+            if now != known {
+                (begun, known) = (Instant::now(), now);
             }
             if begun.elapsed() > PATIENCE {
                 let failure = lock(&self.failure).clone();
@@ -124,6 +130,8 @@ pub(in crate::postgres) fn start(inner: &Arc<Inner>) {
             );
             *lock(&inner.follower.failure) = Some(error.chain());
             *lock(&inner.follower.ask) = None;
+            // What was known is that of a server that may be another one by now.
+            inner.follower.seen.send_replace(None);
             if error.kind() == ErrorKind::CursorExpired {
                 // The slot is gone, and with it what nobody has read; the log goes on from now.
                 if let Err(error) = slot::prepare(&inner).await {
@@ -173,7 +181,7 @@ async fn follow(inner: Arc<Inner>, store: &Weak<Inner>) -> Result<()> {
     drop(inner);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut moved = Instant::now();
+    let mut moving: Option<(Instant, JoinHandle<()>)> = None;
     loop {
         tokio::select! {
             came = reader.next() => {
@@ -196,11 +204,18 @@ async fn follow(inner: Arc<Inner>, store: &Weak<Inner>) -> Result<()> {
             }
             _ = tick.tick() => {
                 let Some(inner) = open(store) else { return Ok(()) };
-                if moved.elapsed() >= MOVE {
-                    moved = Instant::now();
-                    if let Some(seen) = inner.follower.seen() {
-                        retain(&inner, seen).await?;
-                    }
+                let due = moving.as_ref().is_none_or(|(at, task)| {
+                    task.is_finished() && at.elapsed() >= MOVE
+                });
+                if due && let Some(seen) = inner.follower.seen() {
+                    // It may take a while, and the log is read meanwhile.
+                    let task = tokio::spawn(async move {
+                        if let Err(error) = retain(&inner, seen).await {
+                            let error = error.chain();
+                            tracing::warn!(error, "the slot of a store cannot be moved; trying again");
+                        }
+                    });
+                    moving = Some((Instant::now(), task));
                 }
             }
         }
@@ -274,7 +289,7 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
     };
     let sql = inner.tables.sql(
         "WITH marks AS (DELETE FROM {ledger.wal_marks} WHERE store = $1 AND through < $3) \
-         UPDATE {ledger.wal_logs} SET kept_after = $2 WHERE store = $1",
+         UPDATE {ledger.wal_logs} SET kept_after = $2, kept_lsn = $3 WHERE store = $1",
     );
     sqlx::query(safe(sql))
         .bind(inner.tables.store().as_str())
@@ -285,13 +300,32 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
         .map_err(failed)?;
     // First noted, then moved: a reader that copies the slot looks into the note afterwards.
     tx.commit().await.map_err(failed)?;
-    let advanced: String =
-        sqlx::query_scalar("SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::pg_lsn)")
-            .bind(&row.slot)
-            .bind(shown(border.lsn))
-            .fetch_one(&mut *conn)
-            .await
-            .map_err(failed)?;
+    advance(inner, &mut conn, &row.slot, border.lsn).await
+}
+
+/// Moves the slot, and tells by how many bytes. The server reads the log up to there for it.
+async fn advance(inner: &Inner, conn: &mut PgConnection, name: &str, to: u64) -> Result<u64> {
+    let failed = |error| inner.failed(OPERATION, error);
+    let mut tx = conn.begin().await.map_err(failed)?;
+    slot::lock(inner, &mut tx).await?;
+    sqlx::query("SET LOCAL statement_timeout = '1h'")
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
+    let Some(slot) = find_slot(&mut tx, name).await? else {
+        return Ok(0);
+    };
+    if slot.confirmed >= to {
+        return Ok(0);
+    }
+    let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::pg_lsn)";
+    let advanced: String = sqlx::query_scalar(sql)
+        .bind(name)
+        .bind(shown(to))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
     Ok(parsed(&advanced)?.saturating_sub(slot.confirmed))
 }
 

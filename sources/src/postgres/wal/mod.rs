@@ -18,10 +18,12 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use ledger_core::{
     Change, ChangeLog, Consumers, Contents, Cursor, DeadLetters, Error, ErrorKind, Lag, Result,
-    SourceId,
+    SourceId, StoreName,
 };
-use ledger_layout::postgres::{Micros, wal};
+use ledger_layout::StoreOptions;
+use ledger_layout::postgres::{Micros, PostgresConfig, StoreRow, Tables, failed, find_store, wal};
 use sqlx::Row as _;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use self::position::Position;
@@ -49,12 +51,28 @@ pub(super) fn number(cursor: &Cursor, store: &Uuid) -> Result<i64> {
     Ok(i64::try_from(position.commit).unwrap_or(i64::MAX))
 }
 
+/// The tables of which every mutation writes one.
+const WRITTEN: &[&str] = &["streams", "entries"];
+
 /// The log of a store whose changes come from the write-ahead log.
 pub(super) struct WalLog(pub(super) PostgresStore);
 
 impl WalLog {
     fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
+    }
+}
+
+/// Notes what is known, and moves the slot, before the store is closed.
+pub(super) async fn note_end(inner: &Inner) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let Some(seen) = inner.follower.seen() else {
+        return;
+    };
+    // What is not done now is done by who opens the store next.
+    let noted = tokio::time::timeout(PATIENCE, follower::retain(inner, seen)).await;
+    if let Ok(Err(error)) = noted {
+        tracing::debug!(error = error.chain(), "the slot of a store cannot be moved");
     }
 }
 
@@ -67,14 +85,39 @@ pub(super) async fn prune(inner: &Inner) -> Result<u64> {
 /// What is known once everything that is written now has been read.
 async fn reach_end(inner: &Inner) -> Result<follower::Seen> {
     const OPERATION: &str = "find the log's head";
-    let written: String = {
-        let mut conn = inner.connection(OPERATION).await?;
-        sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text")
-            .fetch_one(&mut *conn)
+    let failed = |error| inner.failed(OPERATION, error);
+    let mut conn = inner.connection(OPERATION).await?;
+    let sql = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, \
+         current_setting('wal_block_size')::bigint";
+    let row = sqlx::query(sql)
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let (written, flushed) = (parsed(row.get(0))?, parsed(row.get(1))?);
+    if flushed < written {
+        // What others have written and not committed is written out only with the next commit.
+        let commit = "SELECT set_config('synchronous_commit', 'on', true), \
+             pg_logical_emit_message(true, 'ledger', '')";
+        sqlx::query(commit)
+            .execute(&mut *conn)
             .await
-            .map_err(|error| inner.failed(OPERATION, error))?
-    };
-    inner.follower.reach(parsed(&written)?).await
+            .map_err(failed)?;
+    }
+    drop(conn);
+    let page = row.get::<i64, _>(2).cast_unsigned();
+    inner.follower.reach(without_header(written, page)).await
+}
+
+/// An end of the log that is told as that of a page's header is, for who reads, the border before it:
+/// no record begins within a header.
+fn without_header(written: u64, page: u64) -> u64 {
+    const LONGEST_HEADER: u64 = 40;
+    let within = written % page.max(1);
+    if within <= LONGEST_HEADER {
+        written - within
+    } else {
+        written
+    }
 }
 
 #[async_trait]
@@ -98,7 +141,7 @@ impl ChangeLog for WalLog {
         let last = reach_end(inner).await?.last;
         // What is in the log can be seen a little later, and its writer holds its locks until then.
         let mut conn = inner.connection(OPERATION).await?;
-        Holders::wait(inner, &mut conn, "entries").await?;
+        Holders::wait(inner, &mut conn, WRITTEN).await?;
         Ok(last.to_cursor(&inner.row.uuid))
     }
 
@@ -138,7 +181,7 @@ impl ChangeLog for WalLog {
             Some(0)
         };
         let held_by = if entries > 0 {
-            Holders::ask(inner, &mut conn, "entries").await?.describe()
+            Holders::ask(inner, &mut conn, WRITTEN).await?.describe()
         } else {
             Vec::new()
         };
@@ -179,26 +222,70 @@ impl PostgresStore {
         self.inner.row.wal
     }
 
-    /// Makes the write-ahead log the log of this store (`true`), or a table (`false`), and closes it.
-    /// Open it again to go on; whoever else has it open has to do the same: its appends are refused
-    /// where readers would not see them.
+    /// Whether the log of a store is a table (`Some(false)`), the write-ahead log (`Some(true)`), or kept
+    /// nowhere. `NotFound` where there is no such store.
+    pub async fn log_is_wal(config: PostgresConfig, store: &StoreName) -> Result<Option<bool>> {
+        let pool = config.connect().await?;
+        let found = found(&pool, store).await;
+        pool.close().await;
+        let (_, row) = found?;
+        Ok((row.wal || row.log).then_some(row.wal))
+    }
+
+    /// Makes the write-ahead log the log of a store (`true`), or a table (`false`). Whoever has it open
+    /// has to open it again: its appends are refused where readers would not see them.
     ///
     /// Each consumer of the log begins anew with a copy: what it had not read is gone with the log of
-    /// before, and its cursor is refused as `SourceDiverged` or `CursorExpired`. `Unsupported` where
-    /// the server or the user cannot replicate, `ReadOnly` for a replica; `Unavailable` while the slot
-    /// is being read, although the log is a table again then: the slot goes with the next call.
-    pub async fn use_write_ahead_log(self, wal: bool) -> Result<()> {
-        const OPERATION: &str = "switch the log";
-        let inner = &self.inner;
-        let mut conn = inner.connection(OPERATION).await?;
-        wal::switch(&mut conn, &inner.tables, wal).await?;
-        if !wal {
-            drop_slot(&mut conn, &wal::slot(&inner.row.uuid)).await?;
+    /// before, and its cursor is refused as `SourceDiverged` or `CursorExpired`. It waits up to a minute
+    /// for the transactions that are open in the database.
+    ///
+    /// `NotFound` where there is no such store, `Unsupported` where the server or the user cannot
+    /// replicate, `ReadOnly` for a replica; `Unavailable` where transactions stay open, or while the slot
+    /// is moved: the log is switched then, and the call is to be made again to finish.
+    pub async fn keep_log_in_wal(
+        config: PostgresConfig,
+        store: &StoreName,
+        wal: bool,
+    ) -> Result<()> {
+        let pool = config.connect().await?;
+        let switched = switch(&pool, store, wal).await;
+        pool.close().await;
+        switched?;
+        if wal {
+            // Opening makes the slot.
+            let options = StoreOptions::default();
+            let opened = Self::open_existing(config, store.clone(), options).await?;
+            ledger_core::Store::close(&opened).await;
         }
-        drop(conn);
-        ledger_core::Store::close(&self).await;
         Ok(())
     }
+}
+
+async fn found(pool: &PgPool, store: &StoreName) -> Result<(Tables, StoreRow)> {
+    const OPERATION: &str = "find store";
+    let context = || format!("store {store}");
+    let conn = pool.acquire().await;
+    let mut conn = conn.map_err(|error| failed(OPERATION, context(), error))?;
+    let tables = Tables::locate(&mut conn, store).await?;
+    let row = find_store(&mut conn, &tables).await?;
+    let row = row.ok_or_else(|| {
+        let what = format!("there is no store {store} in this database");
+        Error::new(ErrorKind::NotFound, OPERATION, what)
+    })?;
+    Ok((tables, row))
+}
+
+async fn switch(pool: &PgPool, store: &StoreName, wal: bool) -> Result<()> {
+    const OPERATION: &str = "switch the log";
+    let (tables, row) = found(pool, store).await?;
+    let conn = pool.acquire().await;
+    let mut conn = conn.map_err(|error| failed(OPERATION, format!("store {store}"), error))?;
+    wal::switch(&mut conn, &tables, wal).await?;
+    if wal {
+        return Ok(());
+    }
+    slot::settle(&mut conn).await?;
+    drop_slot(&mut conn, &wal::slot(&row.uuid)).await
 }
 
 /// The error of a call that only one of the two kinds of log can serve.
@@ -211,4 +298,17 @@ pub(super) fn needs_url(target: &str) -> Error {
              given as a URL: postgres://user@host/database"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_within_a_pages_header_is_the_border_before_it() {
+        for header in [0, 24, 40] {
+            assert_eq!(without_header(3 * 8_192 + header, 8_192), 3 * 8_192);
+        }
+        assert_eq!(without_header(3 * 8_192 + 48, 8_192), 3 * 8_192 + 48);
+    }
 }

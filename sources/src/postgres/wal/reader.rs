@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use ledger_core::{Change, Cursor, Error, ErrorKind, Result};
 use ledger_layout::postgres::wal;
+use sqlx::{PgConnection, Row as _};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -23,6 +25,10 @@ const OPERATION: &str = "read the write-ahead log";
 const PAGE_BYTES: usize = 1 << 20;
 /// At how many changes a page ends.
 const PAGE_CHANGES: usize = 4_096;
+/// How often a reader that waits for who takes its changes looks whether they are still kept.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long to wait before looking again whether a transaction can be seen; it doubles up to the second.
+const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Reads on a temporary copy of the store's slot, which goes with the connection.
 pub(super) struct Reader {
@@ -59,6 +65,7 @@ impl Reader {
             if slot.is_none_or(|slot| slot.lost) {
                 return Err(expired(inner, "its replication slot is gone"));
             }
+            check_publication(inner, &mut conn, &row.slot).await?;
             row
         };
         let replication = Replication::connect(&inner.config).await?;
@@ -78,14 +85,23 @@ impl Reader {
         let from = parsed(&copied.unwrap_or_default())?;
         // Who moves the slot notes it before, so what is noted now is true of the copy.
         let mut conn = inner.connection(OPERATION).await?;
-        let kept_after = wal::find(&mut conn, &inner.tables).await?.kept_after;
+        let noted = wal::find(&mut conn, &inner.tables).await?;
         drop(conn);
+        let kept_after = noted.kept_after;
         let kept_after = kept_after.ok_or_else(|| expired(inner, "its slot is being made"))?;
-        if after < Position::from_cursor(&Cursor::from_bytes(kept_after)?, &uuid)? {
+        let kept_after = Position::from_cursor(&Cursor::from_bytes(kept_after)?, &uuid)?;
+        if after < kept_after {
             return Err(expired(
                 inner,
                 "it has been forgotten up to a later position",
             ));
+        }
+        if from > noted.kept_lsn {
+            return Err(expired(inner, "somebody else has moved its slot"));
+        }
+        // Behind the newest change nothing was kept, and no other change lies there.
+        if after.commit < from && after != kept_after {
+            return Err(diverged(inner, after, from));
         }
         let start = after.commit.max(through).max(from);
         let replication = replication
@@ -124,7 +140,7 @@ impl Reader {
         let size = frame.size();
         let through = match frame {
             Frame::Alive(_) if self.decoder.is_within() => return Ok((Came::Nothing, 0)),
-            Frame::Alive(end) => behind_header(end),
+            Frame::Alive(end) => end,
             Frame::Data(bytes) => match self.decoder.read(decode(bytes)?)? {
                 Met::Change(position, raw) => return Ok((Came::Change(position, raw), size)),
                 Met::Nothing => return Ok((Came::Nothing, size)),
@@ -137,30 +153,42 @@ impl Reader {
     }
 }
 
-/// Where the log's end stands on the border of a page, the next record begins behind the page's header,
-/// and by that the server tells the position of its end to others.
-fn behind_header(end: u64) -> u64 {
-    const PAGE: u64 = 8_192;
-    const LONGEST_HEADER: u64 = 40;
-    if end.is_multiple_of(PAGE) {
-        end + LONGEST_HEADER
-    } else {
-        end
+/// A publication that is gone is an error of the server's up to version 17, and later none at all.
+async fn check_publication(inner: &Inner, conn: &mut PgConnection, name: &str) -> Result<()> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)";
+    let there: bool = sqlx::query_scalar(sql)
+        .bind(name)
+        .fetch_one(conn)
+        .await
+        .map_err(|error| inner.failed(OPERATION, error))?;
+    if there {
+        return Ok(());
     }
+    let what = format!(
+        "store {}: the publication {name} was dropped; keep the log in a table and then in the \
+         write-ahead log again with `ledger store log --to`",
+        inner.tables.store()
+    );
+    Err(Error::new(ErrorKind::Unsupported, OPERATION, what))
 }
 
 /// Hands on every change behind `after`, in pages of bounded size, until an error or the store's end.
 pub(super) async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Result<()> {
     let after = Position::from_cursor(after, &inner.row.uuid)?;
     let mut reader = Reader::open(inner, after, 0).await?;
+    let mut at = after;
     loop {
         let (mut came, size) = tokio::select! {
             came = reader.next() => came?,
             () = inner.wake.until_closed() => return Err(inner.closed_error(OPERATION)),
         };
-        let (mut bytes, mut changes) = (size, Vec::new());
+        let (mut bytes, mut changes, mut transactions) = (size, Vec::new(), Vec::new());
         loop {
             if let Came::Change(position, raw) = came {
+                if transactions.last() != Some(&raw.xid) {
+                    transactions.push(raw.xid);
+                }
+                at = position;
                 changes.push(reader.change(position, raw)?);
             }
             if bytes >= PAGE_BYTES || changes.len() >= PAGE_CHANGES {
@@ -172,9 +200,67 @@ pub(super) async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Resu
             came = next;
             bytes += size;
         }
-        if !pages.send(changes).await {
+        if changes.is_empty() {
+            continue;
+        }
+        until_visible(inner, &transactions).await?;
+        let mut sending = Box::pin(pages.send(changes));
+        loop {
+            tokio::select! {
+                taken = &mut sending => match taken {
+                    true => break,
+                    false => return Ok(()),
+                },
+                // Who holds a reader and does not read keeps no more of the log than others.
+                () = tokio::time::sleep(LOOK) => check_kept(inner, at).await?,
+            }
+        }
+    }
+}
+
+/// Waits until the transactions can be seen by who reads the store. The log tells them a little
+/// earlier: before their writer has left the list of those that run, and with a synchronous standby
+/// before that has them.
+async fn until_visible(inner: &Inner, transactions: &[u32]) -> Result<()> {
+    const SQL: &str = "SELECT pg_snapshot_xmax(s)::text::bigint, \
+         ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(s) x) FROM pg_current_snapshot() s";
+    let mut wait = WAIT.0;
+    loop {
+        let mut conn = inner.connection(OPERATION).await?;
+        let row = sqlx::query(SQL).fetch_one(&mut *conn).await;
+        let row = row.map_err(|error| inner.failed(OPERATION, error))?;
+        drop(conn);
+        let running: Vec<i64> = row.get(1);
+        if transactions
+            .iter()
+            .all(|xid| is_over(*xid, row.get(0), &running))
+        {
             return Ok(());
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WAIT.1);
+    }
+}
+
+/// Whether a snapshot with this end and these running transactions sees one, of whose number the epoch
+/// is not known: it lies less than half of all numbers from the end.
+fn is_over(xid: u32, xmax: i64, running: &[i64]) -> bool {
+    let low = |xid: i64| u32::try_from(xid & i64::from(u32::MAX)).unwrap_or(0);
+    let before_end = xid.wrapping_sub(low(xmax)) > u32::MAX / 2;
+    before_end && running.iter().all(|running| low(*running) != xid)
+}
+
+/// Ends a reader that stands before what is kept.
+async fn check_kept(inner: &Inner, at: Position) -> Result<()> {
+    let mut conn = inner.connection(OPERATION).await?;
+    let kept_after = wal::find(&mut conn, &inner.tables).await?.kept_after;
+    let kept_after = kept_after.map(Cursor::from_bytes).transpose()?;
+    match kept_after {
+        Some(kept_after) if at < Position::from_cursor(&kept_after, &inner.row.uuid)? => {
+            Err(expired(inner, "it was not read on in time"))
+        }
+        Some(_) => Ok(()),
+        None => Err(expired(inner, "its slot is being made")),
     }
 }
 
@@ -209,8 +295,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_on_a_pages_border_covers_the_pages_header() {
-        assert_eq!(behind_header(8_192 * 3), 8_192 * 3 + 40);
-        assert_eq!(behind_header(8_192 * 3 + 8), 8_192 * 3 + 8);
+    fn a_transaction_is_seen_once_it_is_before_the_end_and_runs_no_longer() {
+        let epoch = 7_i64 << 32;
+        assert!(is_over(99, epoch + 100, &[epoch + 98]));
+        assert!(!is_over(99, epoch + 100, &[epoch + 99]));
+        assert!(!is_over(100, epoch + 100, &[]));
+        assert!(!is_over(101, epoch + 100, &[]));
+        // Over the border of an epoch.
+        assert!(is_over(u32::MAX, epoch + 3, &[]));
+        assert!(!is_over(2, epoch - 3, &[]));
     }
 }
