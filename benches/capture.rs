@@ -1,6 +1,6 @@
 //! Ordinary tables carried from PostgreSQL to ClickHouse by `ledger bridge run --tables --once`:
 //! their copy beside COPY of the same rows piped into inserts of an equal table, both running at
-//! once; a backlog in the write-ahead log beside `pg_recvlogical` that reads it into nothing.
+//! once; a backlog of inserts, and one of updates, in the write-ahead log beside `pg_recvlogical` that reads it into nothing.
 
 #[allow(dead_code, reason = "each benchmark uses its part of it")]
 mod measure;
@@ -102,6 +102,17 @@ async fn measure(source: &Postgres, sink: &ClickHouse, plan: &Plan, table: &mut 
     check(sink, "rows_current", plan.rows * 2).await?;
     let floor = receive(source).await?;
     row(table, "log", plan.rows, &ran, floor);
+
+    update(source, plan).await?;
+    source.run("CHECKPOINT".to_owned()).await?;
+    let ran = tables_once(&source.url, &sink.url, "public.rows").await?;
+    check(sink, "rows_current", plan.rows * 2).await?;
+    let changed = sink.numbers("SELECT countIf(n >= 1000) FROM rows_current");
+    if changed.await?.first() != Some(&plan.rows) {
+        return Err("rows_current does not show every update".into());
+    }
+    let floor = receive(source).await?;
+    row(table, "updates", plan.rows, &ran, floor);
     Ok(())
 }
 
@@ -124,6 +135,21 @@ async fn fill(source: &Postgres, plan: &Plan, above: u64) -> Outcome {
                  '2026-01-01'::timestamptz + i * interval '1 ms' \
                  FROM generate_series({first}, {end}) i",
                 plan.bytes
+            ))
+            .await?;
+        first = end + 1;
+    }
+    Ok(())
+}
+
+/// Changes each of the rows that the copy met, in transactions of the same size.
+async fn update(source: &Postgres, plan: &Plan) -> Outcome {
+    let mut first = 1;
+    while first <= plan.rows {
+        let end = (first + plan.transaction - 1).min(plan.rows);
+        source
+            .run(format!(
+                "UPDATE rows SET n = n + 1000 WHERE id BETWEEN {first} AND {end}"
             ))
             .await?;
         first = end + 1;

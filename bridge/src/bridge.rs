@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use ledger_core::pipeline::{Attempt, Delivered, End, Lead, PipelineExt as _, Stop, supervise};
 use ledger_core::{
-    Change, CursorStore, Error, ErrorKind, Item, Observed, PipelineId, Progress, Result, Sink,
-    Source, Store,
+    Abandoned, Change, CursorStore, Error, ErrorKind, Item, Lease, Observed, PipelineId, Progress,
+    Result, Sink, Source, Store,
 };
 use uuid::Uuid;
 
@@ -128,32 +128,28 @@ impl<T: Item> Bridge<T> {
     /// password.
     pub async fn run(&self, stop: &Stop) -> Result<Summary> {
         let pipeline = &self.options.pipeline;
-        let given_up = {
-            let supervised = supervise(
-                pipeline,
-                self.options.backoff,
-                stop,
-                |attempt| self.attempt(attempt, stop),
-                |failure| {
-                    self.stats.update(|stats| {
-                        stats.state = State::Waiting;
-                        stats.last_error = Some(failure.error.chain());
-                    });
-                },
-            );
-            tokio::select! {
-                result = supervised => Ok(result),
-                error = self.source.watch(pipeline) => Err(error),
-            }
-        };
-        let result = match given_up {
-            Ok(result) => result,
-            // Nothing of the run is left by now.
-            Err(error) => {
-                if let Err(error) = self.source.abandon(pipeline).await {
-                    tracing::error!(%pipeline, error = error.chain(), "could not be given up");
+        let result = loop {
+            let given_up = self.until_given_up(stop).await;
+            let error = match given_up {
+                Ok(result) => break result,
+                // Nothing of the run is left by now.
+                Err(error) => error,
+            };
+            let anew = async {
+                match self.source.abandon(pipeline).await? {
+                    Abandoned::Ended => Ok(false),
+                    Abandoned::CopyAnew => self.forget_position().await.map(|()| true),
                 }
-                Err(error)
+            };
+            match anew.await {
+                Ok(true) => {
+                    tracing::warn!(%pipeline, error = error.chain(), "everything is copied anew");
+                }
+                Ok(false) => break Err(error),
+                Err(failure) => {
+                    tracing::error!(%pipeline, error = failure.chain(), "could not be given up");
+                    break Err(error);
+                }
             }
         };
         self.stats.update(|stats| stats.state = State::Stopped);
@@ -166,6 +162,37 @@ impl<T: Item> Bridge<T> {
             stats: self.stats(),
             dead_letters,
         })
+    }
+
+    /// Runs until the end, or, as an error, until the source cannot bear it any longer.
+    async fn until_given_up(&self, stop: &Stop) -> Result<Result<End>> {
+        let pipeline = &self.options.pipeline;
+        let supervised = supervise(
+            pipeline,
+            self.options.backoff,
+            stop,
+            |attempt| self.attempt(attempt, stop),
+            |failure| {
+                self.stats.update(|stats| {
+                    stats.state = State::Waiting;
+                    stats.last_error = Some(failure.error.chain());
+                });
+            },
+        );
+        tokio::select! {
+            result = supervised => Ok(result),
+            error = self.source.watch(pipeline) => Err(error),
+        }
+    }
+
+    /// Has the next attempt begin with a copy, unless another instance has taken over.
+    async fn forget_position(&self) -> Result<()> {
+        let (pipeline, ttl) = (&self.options.pipeline, self.options.lease);
+        let consumers = self.source.consumers();
+        match consumers.lease(pipeline, &self.holder, ttl).await? {
+            Lease::HeldBy { .. } => Ok(()),
+            Lease::Held { .. } => self.cursors()?.reset(pipeline).await,
+        }
     }
 
     /// Delivers the dead letters again, in order, and removes those that the sink now takes. Of a

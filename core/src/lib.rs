@@ -36,7 +36,7 @@ pub use log::{
 };
 pub use schema::{FieldMapper, Schema, Upcaster, Versioned};
 pub use sink::{Batch, Claim, Contents, CursorStore, EntryKey, Record, Replica, Sink};
-pub use source::Source;
+pub use source::{Abandoned, Source};
 pub use store::{ExpectedVersion, Labels, Page, Query, ReadOptions, Search, Stat, Store, StoreExt};
 pub use stream::{StoreName, StreamKey, StreamName, StreamRef, StreamState};
 pub use table::{

@@ -10,6 +10,15 @@ use crate::{
     Consumers, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result, SourceId,
 };
 
+/// What becomes of a pipeline that its source does not bear any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It ends, with the reason.
+    Ended,
+    /// It forgets how far it was, and copies everything anew.
+    CopyAnew,
+}
+
 /// Where the items of a pipeline come from: a store's log, the tables of a database.
 #[async_trait]
 pub trait Source<T>: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -53,9 +62,10 @@ pub trait Source<T>: fmt::Debug + fmt::Display + Send + Sync + 'static {
         std::future::pending().await
     }
 
-    /// Called when [`watch`](Self::watch) has ended a pipeline, which reads no longer.
-    async fn abandon(&self, _: &PipelineId) -> Result<()> {
-        Ok(())
+    /// Called when [`watch`](Self::watch) has ended a pipeline, which reads no longer. Tells what
+    /// becomes of it.
+    async fn abandon(&self, _: &PipelineId) -> Result<Abandoned> {
+        Ok(Abandoned::Ended)
     }
 
     /// The number of the commit at this position, as versions of rows count them; `Unsupported` where

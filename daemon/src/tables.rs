@@ -235,7 +235,7 @@ pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, Table
         copy: !capture.no_copy,
         wal_budget: capture.wal_budget.map(|megabytes| WalBudget {
             bytes: u64::from(megabytes) << 20,
-            drop_slot: capture.drop_slot,
+            exceeded: capture.on_wal_budget.unwrap_or_default(),
         }),
         ..CaptureOptions::new(tables.clone())
     };

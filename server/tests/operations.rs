@@ -8,8 +8,8 @@ use http::{Method, StatusCode};
 use ledger_core::{Cursor, DeadLetter, Error, ErrorKind, PipelineId, Result, StreamKey, Timestamp};
 use ledger_server::v1::{
     DiscardDeadLettersRequest, GetBridgeRequest, ListBridgesRequest, ListDeadLettersRequest,
-    ListStoresRequest, PauseBridgeRequest, ReplayDeadLettersRequest, ResumeBridgeRequest,
-    ResyncBridgeRequest, VerifyBridgeRequest, bridge, store_status,
+    ListStoresRequest, PauseBridgeRequest, RemoveBridgeRequest, ReplayDeadLettersRequest,
+    ResumeBridgeRequest, ResyncBridgeRequest, VerifyBridgeRequest, bridge, store_status,
 };
 use ledger_server::{BridgeState, BridgeStatus, Bridges, Letters, ServiceOptions, Verification};
 use serde_json::json;
@@ -239,6 +239,13 @@ async fn bridges_are_looked_after() {
             .left,
         2
     );
+    let remove = RemoveBridgeRequest { name: name() };
+    admin.remove_bridge(remove).await.unwrap();
+    let unknown = RemoveBridgeRequest { name: "x".into() };
+    assert_eq!(
+        refusal(admin.remove_bridge(unknown).await).0,
+        Code::NotFound
+    );
     let unknown = PauseBridgeRequest { name: "x".into() };
     assert_eq!(refusal(admin.pause_bridge(unknown).await).0, Code::NotFound);
     let empty = GetBridgeRequest::default();
@@ -258,6 +265,7 @@ async fn bridges_are_looked_after() {
             "discard Some([Cursor(4c02)])",
             "discard None",
             "replay",
+            "remove",
         ]
     );
     let (status, body) = server.http(Method::POST, "/v1/bridges/b:pause", "").await;

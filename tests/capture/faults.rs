@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ledger::ErrorKind;
-use ledger::postgres::capture::WalBudget;
+use ledger::postgres::capture::{WalBudget, WalExceeded};
 use ledger_harness::Postgres;
+use sqlx::Connection as _;
 
 use super::ends::{Ends, Engine};
 use crate::replication::run::until;
@@ -171,7 +172,7 @@ async fn a_slot_that_holds_back_too_much_ends_the_bridge() {
         .await;
     ends.options.wal_budget = Some(WalBudget {
         bytes: 1,
-        drop_slot: true,
+        exceeded: WalExceeded::DropSlot,
     });
     let running = ends.start().await;
     let ended = tokio::time::timeout(Duration::from_mins(1), running.ended()).await;
@@ -184,6 +185,90 @@ async fn a_slot_that_holds_back_too_much_ends_the_bridge() {
     })
     .await;
     ends.options.wal_budget = None;
+    ends.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_holds_back_too_much_is_given_up_and_everything_copied_anew() {
+    let mut ends = Ends::open(
+        Engine::Today,
+        "public.*",
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0, 'before');",
+    )
+    .await;
+    ends.once().await.unwrap();
+    let own = "SELECT restart_lsn FROM pg_replication_slots WHERE database = current_database()";
+    let before = ends.source(own).await;
+    // More than the new slot will hold back, and less than the old one does.
+    ends.sql(
+        "CREATE TABLE other (v text); INSERT INTO other SELECT repeat('x', 1000) FROM \
+         generate_series(1, 200000); DROP TABLE other; DELETE FROM t; INSERT INTO t VALUES (1, 'after')",
+    )
+    .await;
+    ends.options.wal_budget = Some(WalBudget {
+        bytes: 100 << 20,
+        exceeded: WalExceeded::Resync,
+    });
+    // The server keeps the log of the slot until a checkpoint after it has moved; nothing moves it.
+    let mut holder = sqlx::PgConnection::connect(&ends.from).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT txid_current()")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let running = ends.start().await;
+    until("the slot is another one", async || {
+        let now = ends.source(own).await;
+        now.len() == 1 && now != before
+    })
+    .await;
+    holder.close().await.unwrap();
+    until("what is there now is copied", async || {
+        ends.has("t_current").await
+            && ends.sink("SELECT v FROM t_current ORDER BY v").await == ["after"]
+    })
+    .await;
+    running.stopped().await;
+    ends.options.wal_budget = None;
+    ends.assert_equal().await;
+    ends.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_transaction_holds_up_the_copy_that_waits_for_it_only() {
+    let setup = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE c (v int);";
+    let ends = Ends::open(Engine::Today, "public.*", setup).await;
+    ends.once().await.unwrap();
+    // Both kinds of copies: by key, and from a snapshot.
+    ends.sql("CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE d (v int)")
+        .await;
+    let mut long = sqlx::PgConnection::connect(&ends.from).await.unwrap();
+    sqlx::raw_sql("BEGIN; INSERT INTO b VALUES (1); INSERT INTO d VALUES (1)")
+        .execute(&mut long)
+        .await
+        .unwrap();
+    let running = ends.start().await;
+    ends.sql("INSERT INTO a VALUES (1); INSERT INTO c VALUES (1)")
+        .await;
+    until("the others have gone on", async || {
+        ends.number("SELECT count() FROM a_current").await == 1
+            && ends.number("SELECT count() FROM c_current").await == 1
+    })
+    .await;
+    // The shape changes while the copy waits: what is copied is what the table has come to.
+    sqlx::raw_sql("ALTER TABLE b ADD COLUMN v text; UPDATE b SET v = 'v'; COMMIT")
+        .execute(&mut long)
+        .await
+        .unwrap();
+    until("what was waited for is copied", async || {
+        ends.has("b_current").await
+            && ends.has("d_current").await
+            && ends.number("SELECT count() FROM b_current").await == 1
+            && ends.number("SELECT count() FROM d_current").await == 1
+    })
+    .await;
+    let verified = ends.verify(false).await;
+    assert!(verified.equal, "{:#?}", verified.differences);
+    running.stopped().await;
     ends.close().await;
 }
 

@@ -196,3 +196,42 @@ async fn a_slot_and_a_publication_of_ones_own_are_used_and_kept(engine: Engine) 
         .await;
     ends.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_changes_has_the_table_copied_anew_and_no_other() {
+    let setup = "CREATE TABLE t (region int, id int, PRIMARY KEY (region, id));
+        CREATE TABLE other (id int PRIMARY KEY);
+        INSERT INTO t SELECT i % 3, i FROM generate_series(1, 30) i;
+        INSERT INTO other SELECT generate_series(1, 50);";
+    let mut ends = Ends::open(Engine::Today, "public.*", setup).await;
+    let table = TableName::new("public", "t");
+    for (condition, delivered) in [
+        (Some("region = 1"), 60),
+        // The same, in other words: nothing is copied.
+        (Some("(region =  1)"), 0),
+        (Some("region <> 1"), 20),
+        (None, 30),
+        (Some("id > 15"), 15),
+    ] {
+        let filter = ends.options.filters.entry(table.clone()).or_default();
+        filter.rows = condition.map(str::to_owned);
+        let carried = ends.once().await.unwrap().stats.delivered;
+        // The rows, and a few notes.
+        assert!(
+            (delivered..delivered + 10).contains(&carried),
+            "{condition:?}: {carried}"
+        );
+        let select = format!(
+            "SELECT count(*) FROM t WHERE {}",
+            condition.unwrap_or("true")
+        );
+        let held = ends.number("SELECT count() FROM t_current").await;
+        assert_eq!(
+            ends.source(&select).await,
+            [format!("({held})")],
+            "{condition:?}"
+        );
+        ends.assert_equal().await;
+    }
+    ends.close().await;
+}

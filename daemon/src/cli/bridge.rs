@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use ledger::bridge::OnFailure;
-use ledger::postgres::capture::TableSelection;
+use ledger::postgres::capture::{TableSelection, WalExceeded};
 use ledger::{MutationKind, PipelineId, StoreName};
 
 /// The commands that name a bridge ask the daemon about one of its configuration. `run`, `verify`,
@@ -16,7 +16,7 @@ pub(crate) enum Bridge {
     #[command(
         after_help = "Example: ledger bridge run --store orders --from sqlite:a.db --to sqlite:b.db --once"
     )]
-    Run(Run),
+    Run(Box<Run>),
     /// List the daemon's bridges
     #[command(after_help = "Example: ledger bridge list")]
     List,
@@ -132,9 +132,10 @@ pub(crate) struct Capture {
     /// How many megabytes of the write-ahead log the slot may hold back
     #[arg(long, value_name = "MB", requires = "tables", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wal_budget: Option<u32>,
-    /// Drop the slot where it holds back more; else the bridge only ends
-    #[arg(long, requires = "wal_budget")]
-    pub(crate) drop_slot: bool,
+    /// What happens where it holds back more: stop (the bridge ends), `drop_slot` (and the slot is
+    /// dropped), resync (and everything is copied anew)
+    #[arg(long, value_name = "WHAT", requires = "wal_budget", value_parser = wal_exceeded)]
+    pub(crate) on_wal_budget: Option<WalExceeded>,
     /// What to do with a column: public.users.email=hash, =exclude, =text, =mask:TEXT,
     /// =dimensions:N; may be repeated
     #[arg(long, value_name = "TABLE.COLUMN=HOW", requires = "tables")]
@@ -156,7 +157,8 @@ pub(crate) struct Capture {
     /// public.orders=region,id; may be repeated
     #[arg(long, value_name = "TABLE=COLUMNS", requires = "tables")]
     pub(crate) order_by: Vec<String>,
-    /// In `ClickHouse`, a setting of a table: public.orders=index_granularity=4096; may be repeated
+    /// In `ClickHouse`, a setting of a table: `public.orders=index_granularity=4096`; may be
+    /// repeated
     #[arg(long, value_name = "TABLE=SETTING=VALUE", requires = "tables")]
     pub(crate) setting: Vec<String>,
     /// What a column is called now: public.users.mail=email, or public.users.fax= for one that was
@@ -244,6 +246,11 @@ fn bridge(text: &str) -> Result<String, String> {
 }
 
 fn tables(text: &str) -> Result<TableSelection, String> {
+    text.parse()
+        .map_err(|error: ledger::Error| error.context().to_owned())
+}
+
+fn wal_exceeded(text: &str) -> Result<WalExceeded, String> {
     text.parse()
         .map_err(|error: ledger::Error| error.context().to_owned())
 }

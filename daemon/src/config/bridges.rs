@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ledger::bridge::OnFailure;
 use ledger::connect::DatabaseUrl;
-use ledger::postgres::capture::{CaptureOptions, TableSelection, WalBudget};
+use ledger::postgres::capture::{CaptureOptions, TableSelection, WalBudget, WalExceeded};
 use ledger::{ClusterOptions, PipelineId, TableRoutes};
 
 use super::Secret;
@@ -25,7 +25,7 @@ const KEYS: [&str; 24] = [
     "copy",
     "copy_width",
     "wal_budget_mb",
-    "drop_slot",
+    "on_wal_budget",
     "columns",
     "hash_key",
     "keyless_changes",
@@ -46,7 +46,7 @@ const OF_TABLES: [&str; 17] = [
     "copy",
     "copy_width",
     "wal_budget_mb",
-    "drop_slot",
+    "on_wal_budget",
     "columns",
     "hash_key",
     "keyless_changes",
@@ -192,14 +192,20 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
             }
         }
     }
-    let drop_slot = section.switch("drop_slot");
+    if section.has("on_wal_budget") && !section.has("wal_budget_mb") {
+        section.refuse_key("on_wal_budget", "must be given with wal_budget_mb");
+    }
+    let exceeded = match section.text("on_wal_budget") {
+        Some(scalar) => understood(section, &scalar, scalar.text.parse::<WalExceeded>())?,
+        None => WalExceeded::default(),
+    };
     let mut options = CaptureOptions {
         slot: text("slot"),
         publication: text("publication"),
         copy: !section.has("copy") || section.switch("copy"),
         wal_budget: whole("wal_budget_mb").map(|megabytes| WalBudget {
             bytes: u64::from(megabytes) << 20,
-            drop_slot,
+            exceeded,
         }),
         ..CaptureOptions::new(selection)
     };

@@ -12,9 +12,11 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use ledger_core::{Error, ErrorKind, Result, Row, Table};
 use ledger_layout::postgres::failed;
-use sqlx::postgres::PgPool;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::catalog::Found;
 use super::text::CopyText;
@@ -46,6 +48,8 @@ pub(super) struct Copy {
     /// Up to where the key's order is copied once these are.
     upto: Option<Vec<String>>,
     complete: bool,
+    /// The ranges that are read next, once they are found; at most one search at a time.
+    next: JoinSet<Result<Ranges>>,
 }
 
 enum Way {
@@ -118,6 +122,7 @@ impl Copy {
             reading: None,
             upto: None,
             complete: false,
+            next: JoinSet::new(),
         }
     }
 
@@ -142,46 +147,63 @@ impl Copy {
             if self.complete {
                 return Ok(Copied::All);
             }
-            let selects = self.selects().await?;
-            self.read(selects);
+            let ranges = self.next_ranges().await?;
+            self.complete = ranges.complete;
+            self.upto.clone_from(&ranges.upto);
+            self.read(ranges.selects);
+            // Those after are looked for while these are read.
+            self.look_for_ranges();
         }
     }
 
-    /// The queries of the next ranges. Nothing of it is kept where the future is dropped.
-    async fn selects(&mut self) -> Result<Vec<String>> {
-        let columns: Vec<_> = self.table.columns.iter().map(|c| quoted(&c.name)).collect();
-        let columns = columns.join(", ");
+    /// The ranges that are read next.
+    async fn next_ranges(&mut self) -> Result<Ranges> {
+        self.look_for_ranges();
+        let Some(found) = self.next.join_next().await else {
+            return Ok(Ranges::default());
+        };
+        let found = found.map_err(|error| {
+            let what = "looking for ranges ended out of order";
+            Error::new(ErrorKind::Internal, OPERATION, what).with_source(error)
+        })??;
+        if let Way::Keys { after, .. } = &mut self.way {
+            after.clone_from(&found.upto);
+        }
+        Ok(found)
+    }
+
+    /// Begins to look for the next ranges, unless that is under way or done.
+    fn look_for_ranges(&mut self) {
+        if self.complete || !self.next.is_empty() {
+            return;
+        }
         match &mut self.way {
             Way::Snapshot { parts, .. } => {
+                let complete = parts.len() <= 1;
+                let columns = columns(&self.table);
                 let condition = self.condition.as_ref();
                 let condition = condition.map_or_else(String::new, |rows| format!(" WHERE {rows}"));
                 let select = format!("SELECT {columns} FROM {}{condition}", self.from);
-                self.complete = parts.len() <= 1;
-                Ok(parts.pop_front().map(|_| select).into_iter().collect())
+                let selects = parts.pop_front().map(|_| select).into_iter().collect();
+                self.next.spawn(async move {
+                    Ok(Ranges {
+                        selects,
+                        upto: None,
+                        complete,
+                    })
+                });
             }
             Way::Keys { after, rows } => {
-                let mut conn = self
-                    .pool
-                    .acquire()
-                    .await
-                    .map_err(|error| failed(OPERATION, self.table.name.to_string(), error))?;
-                let (mut selects, mut from, mut complete) = (Vec::new(), after.clone(), false);
-                while selects.len() < self.width && !complete {
-                    let to = border(&mut conn, &self.table, &self.from, from.as_deref(), *rows);
-                    let to = to.await?;
-                    complete = to.is_none();
-                    let mut range = range(&self.table, from.as_deref(), to.as_deref());
-                    if let Some(rows) = &self.condition {
-                        let with = if range.is_empty() { "WHERE" } else { "AND" };
-                        range.push_str(&format!(" {with} ({rows})"));
-                    }
-                    selects.push(format!("SELECT {columns} FROM {}{range}", self.from));
-                    from = to.or(from);
-                }
-                self.complete = complete;
-                self.upto.clone_from(&from);
-                *after = from;
-                Ok(selects)
+                let look = Look {
+                    pool: self.pool.clone(),
+                    table: Arc::clone(&self.table),
+                    from: self.from.clone(),
+                    condition: self.condition.clone(),
+                    width: self.width,
+                    rows: *rows,
+                    after: after.clone(),
+                };
+                self.next.spawn(look.run());
             }
         }
     }
@@ -202,6 +224,74 @@ impl Copy {
             tokio::spawn(reader.run(format!("COPY ({select}) TO STDOUT")));
         }
         self.reading = Some(receiver);
+    }
+}
+
+/// Ranges that are read side by side.
+#[derive(Default)]
+struct Ranges {
+    selects: Vec<String>,
+    /// The last key of the last of them; none where they are not ranges of a key.
+    upto: Option<Vec<String>>,
+    /// Whether nothing comes after them.
+    complete: bool,
+}
+
+/// What is needed to find the ranges behind a key.
+struct Look {
+    pool: PgPool,
+    table: Arc<Table>,
+    from: String,
+    condition: Option<String>,
+    width: usize,
+    rows: u64,
+    after: Option<Vec<String>>,
+}
+
+impl Look {
+    async fn run(self) -> Result<Ranges> {
+        let failed = |error| failed(OPERATION, self.table.name.to_string(), error);
+        let mut conn = self.pool.acquire().await.map_err(failed)?;
+        let columns = columns(&self.table);
+        let (mut selects, mut from, mut complete) = (Vec::new(), self.after.clone(), false);
+        while selects.len() < self.width && !complete {
+            let to = border(
+                &mut conn,
+                &self.table,
+                &self.from,
+                from.as_deref(),
+                self.rows,
+            );
+            let to = to.await?;
+            complete = to.is_none();
+            let mut range = range(&self.table, from.as_deref(), to.as_deref());
+            if let Some(rows) = &self.condition {
+                let with = if range.is_empty() { "WHERE" } else { "AND" };
+                range.push_str(&format!(" {with} ({rows})"));
+            }
+            selects.push(format!("SELECT {columns} FROM {}{range}", self.from));
+            from = to.or(from);
+        }
+        Ok(Ranges {
+            selects,
+            upto: from,
+            complete,
+        })
+    }
+}
+
+fn columns(table: &Table) -> String {
+    let columns: Vec<_> = table.columns.iter().map(|c| quoted(&c.name)).collect();
+    columns.join(", ")
+}
+
+/// A connection that is closed unless what was asked on it has come to its end: a copy that is left
+/// half-way leaves answers behind, and perhaps a transaction.
+struct Reading(Option<PoolConnection<Postgres>>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
     }
 }
 
@@ -227,9 +317,10 @@ impl Reader {
     async fn read(&self, sql: &str) -> Result<()> {
         let name = &self.table.name;
         let failed = |error| changed(failed(OPERATION, name.to_string(), error));
-        let mut conn = self.pool.acquire().await.map_err(failed)?;
-        // A copy that is left half-way leaves answers behind, and perhaps a transaction.
-        conn.close_on_drop();
+        let mut reading = Reading(Some(self.pool.acquire().await.map_err(failed)?));
+        let Some(conn) = &mut reading.0 else {
+            return Ok(());
+        };
         if let Some(snapshot) = &self.snapshot {
             for statement in [
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
@@ -237,7 +328,7 @@ impl Reader {
                 // Its rows are numbered in the order in which they come.
                 "SET LOCAL synchronize_seqscans = off".to_owned(),
             ] {
-                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *conn);
+                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut **conn);
                 done.await.map_err(failed)?;
             }
         }
@@ -264,10 +355,12 @@ impl Reader {
         }
         if self.snapshot.is_some() {
             sqlx::query("COMMIT")
-                .execute(&mut *conn)
+                .execute(&mut **conn)
                 .await
                 .map_err(failed)?;
         }
+        // It is as it was, and good for the next range.
+        drop(reading.0.take());
         // Who takes them may be gone.
         let _ = self.rows.send(Ok(rows)).await;
         Ok(())

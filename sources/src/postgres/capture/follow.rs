@@ -11,19 +11,18 @@ use futures::stream::{self, BoxStream};
 use ledger_core::pipeline::Step;
 use ledger_core::{CopyState, Error, ErrorKind, Result, RowChange, RowOp, Version};
 use ledger_layout::postgres::PostgresConfig;
-use sqlx::Connection as _;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgPool;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use super::begin::Begin;
 use super::catalog::Found;
 use super::copy::{Copied, Copy};
 use super::in_flight::InFlight;
 use super::position::Position;
 use super::rows::Rows;
-use super::slot;
 use super::source::{acquire, written};
-use crate::postgres::replication::{Feed, Frame, Replication, decode, parsed, quoted};
+use crate::postgres::replication::{Feed, Frame, decode};
 
 /// How long the log is followed between two rounds of copying, where it does not run dry before.
 const FOLLOW: Duration = Duration::from_millis(250);
@@ -75,6 +74,12 @@ impl Pending {
     }
 }
 
+/// A table whose copy waits for the transactions that are running; given up when dropped.
+pub(super) struct Beginning {
+    pending: Pending,
+    task: JoinSet<Result<Copy>>,
+}
+
 /// What the stream of steps is made from.
 pub(super) struct Following {
     pub(super) config: PostgresConfig,
@@ -85,6 +90,7 @@ pub(super) struct Following {
     pub(super) feed: Feed,
     pub(super) rows: Rows,
     pub(super) pending: VecDeque<Pending>,
+    pub(super) beginning: Option<Beginning>,
     pub(super) copy: Option<Copy>,
     /// How many rows of a copy without keys were handed on: a row's number is a part of its version.
     pub(super) numbered: u64,
@@ -129,7 +135,7 @@ impl Following {
     /// Some steps. `copying` tells whose turn it is; returned is whose turn comes next.
     async fn next(&mut self, copying: bool, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
         self.take_up_recopies().await?;
-        let to_copy = self.copy.is_some() || !self.pending.is_empty();
+        let to_copy = self.copy.is_some() || self.beginning.is_some() || !self.pending.is_empty();
         if let Some(until) = self.until
             && !to_copy
             && self.rows.position >= until
@@ -200,12 +206,16 @@ impl Following {
     /// change that the log tells meanwhile is newer than they are.
     async fn copy(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<bool> {
         let Some(copy) = &mut self.copy else {
+            if self.beginning.is_some() {
+                Box::pin(self.go_on_beginning(steps)).await?;
+                return Ok(true);
+            }
             if !self.is_due().await? {
                 self.follow(true, steps).await?;
                 return Ok(true);
             }
             if let Some(pending) = self.pending.pop_front() {
-                Box::pin(self.begin(pending, steps)).await?;
+                self.begin(pending)?;
             }
             return Ok(true);
         };
@@ -244,7 +254,7 @@ impl Following {
     /// shape that it has now.
     async fn is_due(&mut self) -> Result<bool> {
         let position = self.rows.position.commit;
-        let Some(pending) = self.pending.front_mut() else {
+        let Some(pending) = self.pending.front() else {
             return Ok(true);
         };
         if pending.not_before == 0 {
@@ -253,24 +263,16 @@ impl Following {
         if pending.not_before > position {
             return Ok(false);
         }
-        let Ok(id) = u32::try_from(pending.found.table.id) else {
+        let Some(pending) = self.pending.pop_front() else {
             return Ok(true);
         };
-        let mut conn = acquire(&self.pool).await?;
-        let found = self.rows.found(&mut conn, &HashSet::from([id])).await?;
-        match found.into_iter().next() {
-            Some(found) if found.table.columns != pending.found.table.columns => {
-                pending.found = found;
-                pending.not_before = written(&mut conn).await?;
-                Ok(false)
-            }
-            Some(_) => Ok(true),
-            // It has been dropped, or is not selected any more.
-            None => {
-                self.pending.pop_front();
-                Ok(false)
-            }
-        }
+        // None: it has been dropped, or is not selected any more.
+        let Some(pending) = self.moved(pending).await? else {
+            return Ok(false);
+        };
+        let due = pending.not_before <= position;
+        self.pending.push_front(pending);
+        Ok(due)
     }
 
     fn note(
@@ -301,7 +303,7 @@ impl Following {
             *until = (*until).max(Position::between(through));
         }
         tracing::info!(table = %table.name, "table copied");
-        if self.pending.is_empty() {
+        if self.pending.is_empty() && self.beginning.is_none() {
             self.is_copying.store(false, Ordering::Relaxed);
         }
     }
@@ -312,26 +314,58 @@ impl Following {
     }
 
     /// Begins with a table, or goes on with it.
-    async fn begin(&mut self, pending: Pending, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
-        let Pending {
-            found,
-            resumed,
-            left_out,
-            ..
-        } = pending;
-        let table = Arc::clone(&found.table);
-        if let Some((point, after)) = resumed {
+    fn begin(&mut self, pending: Pending) -> Result<()> {
+        let found = &pending.found;
+        if let Some((point, after)) = &pending.resumed {
             let (pool, width) = (self.pool.clone(), self.width);
-            self.copy = Some(Copy::by_key(pool, &found, point, Some(&after), width)?);
+            self.copy = Some(Copy::by_key(pool, found, *point, Some(after), width)?);
             return Ok(());
         }
-        tracing::info!(table = %table.name, rows = found.rows, "copying a table");
-        let copy = if table.is_keyed() || left_out {
-            let point = self.barrier().await? - 1;
-            Copy::by_key(self.pool.clone(), &found, point, None, self.width)?
-        } else {
-            self.snapshot(&found).await?
+        let begin = Begin {
+            config: self.config.clone(),
+            pool: self.pool.clone(),
+            width: self.width,
+            found: found.clone(),
+            left_out: pending.left_out,
         };
+        let mut task = JoinSet::new();
+        task.spawn(begin.run());
+        self.beginning = Some(Beginning { pending, task });
+        Ok(())
+    }
+
+    /// Goes on with the table that is to be copied, where the transactions that it waits for are over.
+    async fn go_on_beginning(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
+        let Some(beginning) = &mut self.beginning else {
+            return Ok(());
+        };
+        let begun = if self.side_by_side {
+            beginning.task.try_join_next()
+        } else {
+            beginning.task.join_next().await
+        };
+        let Some(begun) = begun else {
+            return self.follow(true, steps).await;
+        };
+        let copy = begun.map_err(|error| {
+            let what = "the beginning of a copy ended out of order";
+            Error::new(ErrorKind::Internal, "copy tables", what).with_source(error)
+        })??;
+        let Some(Beginning { pending, .. }) = self.beginning.take() else {
+            return Ok(());
+        };
+        let table = Arc::clone(&pending.found.table);
+        let left_out = pending.left_out;
+        // What the copy is a copy of is known now; where the table has got another shape meanwhile, the
+        // log has to tell that first.
+        let Some(pending) = self.moved(pending).await? else {
+            return Ok(());
+        };
+        if pending.not_before > self.rows.position.commit {
+            self.pending.push_front(pending);
+            return Ok(());
+        }
+        tracing::info!(table = %table.name, rows = pending.found.rows, "copying a table");
         let point = copy.point;
         if let Some(carried) = self.carried(&table) {
             carried.table = Arc::clone(&table);
@@ -348,39 +382,22 @@ impl Following {
         Ok(())
     }
 
-    /// A position behind every transaction that may have written before the tables were published:
-    /// a slot is made, which waits for them, and is dropped again.
-    async fn barrier(&self) -> Result<u64> {
-        let failed = |error| ledger_layout::postgres::failed("copy tables", "", error);
-        let mut conn = PgConnection::connect_with(self.config.options())
-            .await
-            .map_err(failed)?;
-        let name = format!("ledger_barrier_{}", Uuid::new_v4().simple());
-        let point = slot::create(&mut conn, &name, false).await?;
-        // A temporary slot goes with its connection.
-        conn.close().await.map_err(failed)?;
-        Ok(point)
-    }
-
-    /// A copy from a snapshot, which is that of the position at which a slot is made.
-    async fn snapshot(&self, found: &Found) -> Result<Copy> {
-        const OPERATION: &str = "export a snapshot";
-        let replication = Replication::connect(&self.config).await?;
-        let name = format!("ledger_snapshot_{}", Uuid::new_v4().simple());
-        let command = format!(
-            "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
-            quoted(&name)
-        );
-        let (held, answer) = replication.execute(OPERATION, command).await?;
-        let mut columns = answer.into_iter().next().unwrap_or_default().into_iter();
-        let (point, snapshot) = (columns.nth(1).flatten(), columns.next().flatten());
-        let (Some(point), Some(snapshot)) = (point, snapshot) else {
-            let what = "the server told no position";
-            return Err(Error::new(ErrorKind::Corrupt, OPERATION, what));
+    /// A table as the catalogue shows it now: to be copied later, where that is another shape than
+    /// before. None where it is not to be copied any more.
+    async fn moved(&mut self, mut pending: Pending) -> Result<Option<Pending>> {
+        let Ok(id) = u32::try_from(pending.found.table.id) else {
+            return Ok(Some(pending));
         };
-        let point = parsed(&point)? - 1;
-        let pool = self.pool.clone();
-        Ok(Copy::of_snapshot(pool, found, point, snapshot, held))
+        let mut conn = acquire(&self.pool).await?;
+        let found = self.rows.found(&mut conn, &HashSet::from([id])).await?;
+        let Some(found) = found.into_iter().next() else {
+            return Ok(None);
+        };
+        if found.table.columns != pending.found.table.columns {
+            pending.found = found;
+            pending.not_before = written(&mut conn).await?;
+        }
+        Ok(Some(pending))
     }
 
     /// Tables whose content the log does not tell are copied anew.
@@ -395,6 +412,13 @@ impl Following {
         for found in found {
             self.pending
                 .retain(|pending| pending.found.table.id != found.table.id);
+            if self
+                .beginning
+                .as_ref()
+                .is_some_and(|beginning| beginning.pending.found.table.id == found.table.id)
+            {
+                self.beginning = None;
+            }
             if self
                 .copy
                 .as_ref()

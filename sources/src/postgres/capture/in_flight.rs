@@ -19,7 +19,7 @@ struct Marks {
     /// How many of them are acknowledged.
     acknowledged: u64,
     /// How many were handed on up to some positions, in order.
-    marks: VecDeque<(Position, u64)>,
+    positions: VecDeque<(Position, u64)>,
 }
 
 impl InFlight {
@@ -30,26 +30,26 @@ impl InFlight {
         }
         let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         this.handed_on += rows;
-        if this.marks.len() >= MARKS {
+        if this.positions.len() >= MARKS {
             let mut kept = false;
-            this.marks.retain(|_| {
+            this.positions.retain(|_| {
                 kept = !kept;
                 !kept
             });
         }
         let handed_on = this.handed_on;
-        this.marks.push_back((position, handed_on));
+        this.positions.push_back((position, handed_on));
     }
 
     /// How many rows are behind what is acknowledged: none too few, and too many by those that were
     /// handed on together with the first that is not.
     pub(super) fn behind(&self, acknowledged: Position) -> u64 {
         let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((position, rows)) = this.marks.front().copied()
+        while let Some((position, rows)) = this.positions.front().copied()
             && position <= acknowledged
         {
             this.acknowledged = rows;
-            this.marks.pop_front();
+            this.positions.pop_front();
         }
         this.handed_on - this.acknowledged
     }
@@ -80,7 +80,7 @@ mod tests {
         for position in 1..=all {
             rows.hand_on(Position::between(position), 1);
         }
-        assert!(rows.0.lock().unwrap().marks.len() <= MARKS);
+        assert!(rows.0.lock().unwrap().positions.len() <= MARKS);
         let behind = rows.behind(Position::between(all / 2));
         assert!((all / 2..all).contains(&behind), "{behind}");
         assert_eq!(rows.behind(Position::between(all)), 0);

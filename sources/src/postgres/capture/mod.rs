@@ -9,6 +9,7 @@
 //! waits, then the log goes on for a while, and so on. See `copy.rs` for why that ends with the right
 //! content.
 
+mod begin;
 mod catalog;
 mod contents;
 mod copy;
@@ -25,7 +26,7 @@ mod timeline;
 mod types;
 
 pub use super::replication::{Message, Relation, RelationColumn, decode};
-pub use options::{CaptureOptions, TableFilter, WalBudget};
+pub use options::{CaptureOptions, TableFilter, WalBudget, WalExceeded};
 pub use select::TableSelection;
 pub use source::PostgresCapture;
 pub(super) use source::end;

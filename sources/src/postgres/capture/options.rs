@@ -1,8 +1,9 @@
 //! How a capture behaves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
-use ledger_core::TableName;
+use ledger_core::{Error, Result, TableName};
 
 use super::select::TableSelection;
 
@@ -62,7 +63,35 @@ pub struct TableFilter {
 pub struct WalBudget {
     /// The bytes.
     pub bytes: u64,
-    /// Whether the slot is dropped then, so that the server can go on without the capture, whose
-    /// tables must be copied anew afterwards. Else the capture only ends, and the slot stays.
-    pub drop_slot: bool,
+    /// What happens then.
+    pub exceeded: WalExceeded,
+}
+
+/// What happens where a capture holds back more than it may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WalExceeded {
+    /// The capture ends, and the slot stays.
+    #[default]
+    Stop,
+    /// The slot is dropped as well, so that the server can go on without the capture, whose tables
+    /// must be copied anew afterwards.
+    DropSlot,
+    /// The slot is dropped, and the tables are copied anew at once.
+    Resync,
+}
+
+impl FromStr for WalExceeded {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "drop_slot" => Ok(Self::DropSlot),
+            "resync" => Ok(Self::Resync),
+            _ => Err(Error::invalid(
+                "read what an exceeded budget does",
+                format!("{text:?} must be stop, drop_slot or resync"),
+            )),
+        }
+    }
 }

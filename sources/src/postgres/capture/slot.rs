@@ -1,8 +1,10 @@
 //! Replication slots and publications: made, checked, and dropped when that is asked for.
 
+use std::collections::BTreeMap;
+
 use ledger_core::{Error, ErrorKind, PipelineId, Result, Table};
 use ledger_layout::postgres::failed;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::{Found, sql_name};
@@ -179,13 +181,40 @@ pub(super) enum Publishes {
     Inserts,
 }
 
+/// A publication as it is to be, not committed yet.
+pub(super) struct Published<'c> {
+    tx: Transaction<'c, Postgres>,
+    /// Tables that were told under another condition until now: what they held goes by the old one.
+    pub(super) filtered_anew: Vec<i64>,
+}
+
+impl Published<'_> {
+    pub(super) async fn commit(self) -> Result<()> {
+        let done = self.tx.commit().await;
+        done.map_err(|error| failed("publish tables", "", error))
+    }
+}
+
+/// The conditions of a publication's tables, as the server writes them; for version 15 and newer.
+async fn conditions(conn: &mut PgConnection, name: &str) -> Result<BTreeMap<i64, Option<String>>> {
+    let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
+        "SELECT r.prrelid::int8, pg_get_expr(r.prqual, r.prrelid) FROM pg_publication_rel r \
+         JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
+    )
+    .bind(name)
+    .fetch_all(conn)
+    .await
+    .map_err(|error| failed("publish tables", format!("publication {name}"), error))?;
+    Ok(rows.into_iter().collect())
+}
+
 /// Makes the publication, or changes it, so that it holds exactly these tables.
-pub(super) async fn publish(
-    conn: &mut PgConnection,
+pub(super) async fn publish<'c>(
+    conn: &'c mut PgConnection,
     name: &str,
     publishes: Publishes,
     tables: &[&Found],
-) -> Result<()> {
+) -> Result<Published<'c>> {
     const OPERATION: &str = "publish tables";
     let failed = |error| {
         failed(OPERATION, format!("publication {name}"), error)
@@ -232,11 +261,19 @@ pub(super) async fn publish(
     let unfiltered = !filtered && !was_filtered;
     let same = unfiltered && wanted.iter().map(|(id, _)| id).eq(present.iter());
     let statement = match (exists, listed.as_str()) {
-        (true, _) if same => return Ok(()),
+        (true, _) if same => {
+            let filtered_anew = Vec::new();
+            return Ok(Published { tx, filtered_anew });
+        }
         // A publication of no tables cannot be set to that.
         (true, "") => format!("DROP PUBLICATION {}", quoted(name)),
         (true, listed) => format!("ALTER PUBLICATION {} SET TABLE {listed}", quoted(name)),
         (false, _) => String::new(),
+    };
+    let before = if filtered || was_filtered {
+        conditions(&mut tx, name).await?
+    } else {
+        BTreeMap::new()
     };
     if !statement.is_empty() {
         let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx);
@@ -262,7 +299,17 @@ pub(super) async fn publish(
     if filtered && publishes == Publishes::All {
         check_conditions(&mut tx, name, tables).await?;
     }
-    tx.commit().await.map_err(failed)
+    let mut filtered_anew = Vec::new();
+    if !before.is_empty() {
+        let now = conditions(&mut tx, name).await?;
+        let other = |(id, condition): (i64, Option<String>)| {
+            now.get(&id)
+                .is_some_and(|now| *now != condition)
+                .then_some(id)
+        };
+        filtered_anew = before.into_iter().filter_map(other).collect();
+    }
+    Ok(Published { tx, filtered_anew })
 }
 
 /// Refuses a condition on a column that is no part of the replica identity: PostgreSQL would refuse

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use ledger_core::pipeline::Step;
 use ledger_core::{
-    Consumers, CopyState, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result,
-    RowChange, Source, SourceId, StoreName, Table, TableSink, TableState,
+    Abandoned, Consumers, CopyState, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId,
+    Progress, Result, RowChange, Source, SourceId, StoreName, Table, TableSink, TableState,
 };
 use ledger_layout::postgres::{PostgresConfig, Tables, failed, migrate};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::catalog::{self, Found};
 use super::follow::{Following, Pending};
 use super::in_flight::InFlight;
-use super::options::{CaptureOptions, WalBudget};
+use super::options::{CaptureOptions, WalBudget, WalExceeded};
 use super::position::Position;
 use super::rows::{Carried, Rows, check_name};
 use super::slot::{self, Publishes};
@@ -221,6 +221,7 @@ impl Inner {
     /// Publishes the tables, before anything is read of them.
     async fn publish(
         &self,
+        pipeline: &PipelineId,
         conn: &mut PgConnection,
         names: &[String],
         found: &BTreeMap<u32, Found>,
@@ -235,7 +236,21 @@ impl Inner {
         });
         let kinds = [(Publishes::All, keyed), (Publishes::Inserts, others)];
         for (name, (publishes, tables)) in names.iter().zip(kinds) {
-            slot::publish(conn, name, publishes, &tables).await?;
+            let published = slot::publish(conn, name, publishes, &tables).await?;
+            // Forgotten first: whatever happens in between, the copy is made anew.
+            let anew = |found: &&&Found| {
+                let id = found.table.id.cast_signed();
+                published.filtered_anew.contains(&id) && self.options.copy
+            };
+            for found in tables.iter().filter(anew) {
+                let table = &found.table.name;
+                tracing::warn!(%table, "its rows have got another condition; it is copied anew");
+                match self.sink.forget(pipeline, table).await {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            published.commit().await?;
         }
         Ok(())
     }
@@ -351,10 +366,12 @@ impl Inner {
             .map_or(u64::MAX, |left| left.max(0).cast_unsigned());
         let (bytes, half) = (budget.bytes, budget.bytes / 2);
         if held >= bytes || left == 0 {
-            let done = if budget.drop_slot {
-                "dropped, and the tables must be copied anew: `ledger bridge run --resync`"
-            } else {
-                "kept; let the sink catch up, or drop the slot"
+            let done = match budget.exceeded {
+                WalExceeded::Stop => "kept; let the sink catch up, or drop the slot",
+                WalExceeded::DropSlot => {
+                    "dropped, and the tables must be copied anew: `ledger bridge run --resync`"
+                }
+                WalExceeded::Resync => "dropped, and the tables are copied anew",
             };
             let what = format!(
                 "slot {name} holds back {held} bytes of the write-ahead log, and {bytes} are \
@@ -445,7 +462,9 @@ impl Source<RowChange> for PostgresCapture {
         let types = Types::load(&mut conn).await?;
         let found = catalog::tables(&mut conn, &inner.options, &types).await?;
         let publications = inner.publications(pipeline);
-        inner.publish(&mut conn, &publications, &found).await?;
+        inner
+            .publish(pipeline, &mut conn, &publications, &found)
+            .await?;
         let (replication, timeline) =
             Timeline::of(Replication::connect(&inner.config).await?).await?;
         if let Progress::Follow(cursor) = &progress {
@@ -494,6 +513,7 @@ impl Source<RowChange> for PostgresCapture {
             feed,
             rows,
             pending,
+            beginning: None,
             copy: None,
             numbered: 0,
             until,
@@ -532,16 +552,16 @@ impl Source<RowChange> for PostgresCapture {
         }
     }
 
-    async fn abandon(&self, pipeline: &PipelineId) -> Result<()> {
+    async fn abandon(&self, pipeline: &PipelineId) -> Result<Abandoned> {
         let inner = &self.inner;
-        if !inner
-            .options
-            .wal_budget
-            .is_some_and(|budget| budget.drop_slot)
-        {
-            return Ok(());
-        }
-        drop_slot(&inner.pool, &inner.slot(pipeline)).await
+        let exceeded = inner.options.wal_budget.map(|budget| budget.exceeded);
+        let then = match exceeded.unwrap_or_default() {
+            WalExceeded::Stop => return Ok(Abandoned::Ended),
+            WalExceeded::DropSlot => Abandoned::Ended,
+            WalExceeded::Resync => Abandoned::CopyAnew,
+        };
+        drop_slot(&inner.pool, &inner.slot(pipeline)).await?;
+        Ok(then)
     }
 
     fn version_at(&self, cursor: &Cursor) -> Result<u64> {

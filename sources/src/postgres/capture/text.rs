@@ -6,6 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use ledger_core::{Error, ErrorKind, Result, Row, Value};
+use memchr::{memchr, memchr_iter};
 
 /// Takes rows apart, whatever the borders of the pieces are that they come in.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ impl CopyText {
             piece = self.rest.split().freeze();
         }
         // A newline within a value is written as a backslash and an n.
-        while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', &piece) {
             let line = piece.split_to(end);
             drop(piece.split_to(1));
             rows.push(row(&line, columns)?);
@@ -42,8 +43,7 @@ fn row(line: &Bytes, columns: usize) -> Result<Row> {
     let mut begin = 0;
     // A table without columns has rows all the same.
     if columns > 0 || !line.is_empty() {
-        let tabs = line.iter().enumerate().filter(|(_, byte)| **byte == b'\t');
-        let ends = tabs.map(|(at, _)| at).chain(std::iter::once(line.len()));
+        let ends = memchr_iter(b'\t', line).chain(std::iter::once(line.len()));
         for end in ends {
             row.push(value(line.slice(begin..end))?);
             begin = end + 1;
@@ -59,7 +59,7 @@ fn row(line: &Bytes, columns: usize) -> Result<Row> {
 }
 
 fn value(text: Bytes) -> Result<Value> {
-    if !text.contains(&b'\\') {
+    if memchr(b'\\', &text).is_none() {
         return Ok(Value::Text(text));
     }
     if *text == *b"\\N" {
