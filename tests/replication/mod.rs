@@ -9,6 +9,8 @@
 
 mod cases;
 pub(crate) mod content;
+mod fan_out;
+mod loops;
 mod matrix;
 pub(crate) mod pair;
 pub(crate) mod run;
