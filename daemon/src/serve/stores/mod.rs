@@ -38,7 +38,8 @@ const ABSENT: usize = 1_024;
 /// How many bytes of a log's newest changes its followers share.
 const SHARED: usize = 8 << 20;
 
-type Shared = FanOut<Arc<dyn Store>>;
+/// A store, and what shares the reading of its log as long as somebody follows it.
+type Followed = (Arc<dyn Store>, Weak<FanOut<Arc<dyn Store>>>);
 
 /// The stores of the daemon.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub(crate) struct Served {
     closed: bool,
     known: Mutex<BTreeMap<StoreName, Arc<Entry>>>,
     /// The stores whose logs are followed, each with what shares the reading of its log.
-    followed: Mutex<BTreeMap<StoreName, (Arc<dyn Store>, Weak<Shared>)>>,
+    followed: Mutex<BTreeMap<StoreName, Followed>>,
     /// The stores that the database held when it was asked last.
     present: Mutex<Vec<StoreName>>,
 }
