@@ -2,7 +2,7 @@
 # Measures on real servers, which it starts and stops (unless they run already), and prints the
 # tables. What each measures stands in docs/benchmarks.md.
 #
-#   scripts/bench.sh [append|bridge|capture|latency|idle_streams|service|webhook ...]   all, where none is named
+#   scripts/bench.sh [append|bridge|capture|clickhouse|latency|idle_streams|service|webhook ...]   all, where none is named
 #
 # Sizes are set by the environment, as LEDGER_BENCH_BRIDGE_ROWS=10000; LEDGER_BENCH_SMALL=1 makes
 # all of them small, to see that everything runs.
@@ -14,6 +14,10 @@ if [ "${LEDGER_BENCH_SMALL:-}" = 1 ]; then
   export LEDGER_BENCH_APPEND_ROUNDS=${LEDGER_BENCH_APPEND_ROUNDS:-1}
   export LEDGER_BENCH_BRIDGE_ROWS=${LEDGER_BENCH_BRIDGE_ROWS:-10000}
   export LEDGER_BENCH_CAPTURE_ROWS=${LEDGER_BENCH_CAPTURE_ROWS:-10000}
+  export LEDGER_BENCH_CLICKHOUSE_SECONDS=${LEDGER_BENCH_CLICKHOUSE_SECONDS:-1}
+  export LEDGER_BENCH_CLICKHOUSE_STREAMS=${LEDGER_BENCH_CLICKHOUSE_STREAMS:-1000}
+  export LEDGER_BENCH_CLICKHOUSE_ENTRIES=${LEDGER_BENCH_CLICKHOUSE_ENTRIES:-50000}
+  export LEDGER_BENCH_CLICKHOUSE_READS=${LEDGER_BENCH_CLICKHOUSE_READS:-10}
   export LEDGER_BENCH_LATENCY_RATE=${LEDGER_BENCH_LATENCY_RATE:-50}
   export LEDGER_BENCH_LATENCY_SECONDS=${LEDGER_BENCH_LATENCY_SECONDS:-2}
   export LEDGER_BENCH_IDLE_STREAMS_STREAMS=${LEDGER_BENCH_IDLE_STREAMS_STREAMS:-10,1000}
@@ -46,7 +50,7 @@ packages=(--locked --all-features --package ledger --package ledger-daemon)
 cargo build --release "${packages[@]}" --bins --benches
 
 benches=("$@")
-[ ${#benches[@]} -gt 0 ] || benches=(append bridge capture latency idle_streams service webhook)
+[ ${#benches[@]} -gt 0 ] || benches=(append bridge capture clickhouse latency idle_streams service webhook)
 for bench in "${benches[@]}"; do
   cargo bench --quiet "${packages[@]}" --bench "$bench"
 done

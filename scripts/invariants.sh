@@ -55,9 +55,11 @@ same() {
   done
 }
 same layout "config schema cursors error" sqlite postgres clickhouse
-same layout "contents rows hooks" sqlite postgres
-same sources "store append read labels search changes snapshot consumers dead_letters transaction" \
-  sqlite postgres
+same layout "contents rows" sqlite postgres clickhouse
+same layout "hooks" sqlite postgres
+same sources "store append read labels search changes snapshot consumers dead_letters group" \
+  sqlite postgres clickhouse
+same sources "transaction" sqlite postgres
 same sinks "sink replica" sqlite postgres clickhouse
 same sinks "apply" sqlite postgres
 

@@ -48,4 +48,4 @@ pub use timestamp::Timestamp;
 pub use typed::{
     NewTyped, StreamLabels, TypedChange, TypedEntry, TypedPage, TypedStore, TypedStream,
 };
-pub use wrap::{AppendOnly, Observed, ReadOnly};
+pub use wrap::{AppendOnly, FanOut, Observed, ReadOnly};

@@ -71,7 +71,12 @@ impl Pair {
             max_wait: Duration::from_millis(20),
             ..self.sink.batch()
         };
-        options(&self.pipeline, batch)
+        let options = options(&self.pipeline, batch);
+        BridgeOptions {
+            // A lease there is two reads and an insert, which may take a while on a busy machine.
+            lease: options.lease * if self.from.is_clickhouse() { 4 } else { 1 },
+            ..options
+        }
     }
 
     pub(crate) fn bridge(&self, options: BridgeOptions) -> Bridge {

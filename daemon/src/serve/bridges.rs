@@ -390,7 +390,7 @@ impl One {
                     (Some(source), _) => source,
                     (None, Some(url)) => url.open_store(store).await?,
                     // The bridge waits for changes, so the store must be there to have some.
-                    (None, None) => stores.create(store).await?,
+                    (None, None) => stores.followed(store).await?,
                 };
                 lock(&self.shown).source = Some(Arc::clone(&source));
                 Flow::ledger(source, config.to.open_sink(store).await?)?

@@ -5,7 +5,8 @@ use clickhouse::Row;
 use ledger_core::{Error, ErrorKind, Item as _, PipelineId, Result, RowChange, Version};
 use serde::{Deserialize, Serialize};
 
-use super::schema::{STATE_SETTINGS, Shape, open_shapes};
+use super::schema::STATE_SETTINGS;
+use super::shape::{Shape, open_shapes};
 use super::{Connection, Dedup, literal};
 use crate::tables::Note;
 

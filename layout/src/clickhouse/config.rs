@@ -8,6 +8,8 @@ use clickhouse::{Client, Compression};
 use ledger_core::{Error, Result};
 use url::{Host, Url};
 
+use super::Cluster;
+
 const OPERATION: &str = "parse ClickHouse URL";
 
 /// A text that is never printed: `Debug` and `Display` show `***`.
@@ -49,6 +51,11 @@ impl fmt::Display for Secret {
 /// - `compression`: `lz4` or `none`; by default `none` on a loopback address, where it costs both
 ///   sides more than it saves, and `lz4` elsewhere.
 /// - `timeout`: seconds after which a call without an answer fails; 1 to 86400, 60 by default.
+/// - `cluster`: the cluster on which tables are created (`ON CLUSTER`); only with `replicated=true`,
+///   since each server would else hold rows of its own.
+/// - `replicated`: `true` or `false` (the default): tables are `Replicated...MergeTree`, with the
+///   server's default path. Inserts then wait for a majority of the replicas, one after the other,
+///   and reads for all that a majority has, so that it does not matter which replica is asked.
 ///
 /// `Display` shows the URL without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +76,8 @@ pub struct ClickHouseConfig {
     pub compress: bool,
     /// How long a call may wait for its answer.
     pub timeout: Duration,
+    /// How tables are spread over a cluster.
+    pub cluster: Cluster,
 }
 
 impl Default for ClickHouseConfig {
@@ -82,9 +91,18 @@ impl Default for ClickHouseConfig {
             database: "default".to_owned(),
             compress: true,
             timeout: Duration::from_mins(1),
+            cluster: Cluster::default(),
         }
     }
 }
+
+/// What makes replicas answer as one server: without it an acknowledged insert ends with the one
+/// server that had it, and a read may be of another one that does not have it yet.
+const QUORUM: [(&str, &str); 3] = [
+    ("insert_quorum", "auto"),
+    ("insert_quorum_parallel", "0"),
+    ("select_sequential_consistency", "1"),
+];
 
 impl ClickHouseConfig {
     /// Host and port.
@@ -100,13 +118,19 @@ impl ClickHouseConfig {
         } else {
             Compression::None
         };
-        super::http::client()
+        let client = super::http::client()
             .with_url(format!("{scheme}://{}", self.address()))
             .with_user(&self.user)
             .with_password(self.password.expose())
             .with_database(&self.database)
             .with_compression(compression)
-            .with_product_info("ledger", env!("CARGO_PKG_VERSION"))
+            .with_product_info("ledger", env!("CARGO_PKG_VERSION"));
+        if !self.cluster.replicated {
+            return client;
+        }
+        QUORUM.iter().fold(client, |client, (name, value)| {
+            client.with_setting(*name, *value)
+        })
     }
 }
 
@@ -180,6 +204,11 @@ impl FromStr for ClickHouseConfig {
         for (name, value) in url.query_pairs() {
             config.set(&name, &value)?;
         }
+        if config.cluster.name.is_some() && !config.cluster.replicated {
+            return Err(invalid(
+                "cluster needs replicated=true; each server would hold rows of its own",
+            ));
+        }
         config.port = explicit_port(rest, &url).unwrap_or(if config.secure { 8443 } else { 8123 });
         if matches!(config.port, 9000 | 9440) {
             return Err(invalid(format!(
@@ -214,9 +243,23 @@ impl ClickHouseConfig {
                 Ok(seconds @ 1..=86_400) => self.timeout = Duration::from_secs(seconds),
                 _ => return Err(invalid("timeout must be 1 to 86400 seconds")),
             },
+            "cluster" => {
+                let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+                if value.is_empty() || !value.chars().all(allowed) {
+                    return Err(invalid("cluster must match ^[a-zA-Z0-9_.-]+$"));
+                }
+                self.cluster.name = Some(value.to_owned());
+            }
+            "replicated" => {
+                self.cluster.replicated = match value {
+                    "true" | "1" => true,
+                    "false" | "0" => false,
+                    _ => return Err(invalid("replicated must be true or false")),
+                };
+            }
             _ => {
                 return Err(invalid(format!(
-                    "parameter {name:?} is none of secure, compression, timeout"
+                    "parameter {name:?} is none of secure, compression, timeout, cluster, replicated"
                 )));
             }
         }
@@ -297,8 +340,16 @@ mod tests {
         assert_eq!(config.password.expose(), "p/a:ss");
         assert_eq!(config.address(), "[::1]:18123");
         assert_eq!(config.database, "my db");
+        assert_eq!(config.cluster, Cluster::default());
         assert_eq!(config.timeout, Duration::from_secs(5));
         assert!(!config.compress && !config.secure);
+    }
+
+    #[test]
+    fn a_cluster_is_replicated() {
+        let config = parse("clickhouse://h/db?cluster=main&replicated=true").unwrap();
+        assert_eq!(config.cluster.name.as_deref(), Some("main"));
+        assert!(config.cluster.replicated);
     }
 
     #[test]
@@ -337,6 +388,9 @@ mod tests {
             ("clickhouse://h/db?sercure=true", "sercure"),
             ("clickhouse://h/db?secure=maybe", "secure"),
             ("clickhouse://h/db?timeout=0", "timeout"),
+            ("clickhouse://h/db?cluster=main", "replicated"),
+            ("clickhouse://h/db?cluster=a'b&replicated=true", "cluster"),
+            ("clickhouse://h/db?replicated=yes", "replicated"),
             ("clickhouse://h/a/b", "database"),
             ("clickhouse://h:99999/db", "port"),
             ("clickhouse:///db", "host"),

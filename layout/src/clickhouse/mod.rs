@@ -43,6 +43,7 @@ mod pacing;
 mod purge;
 pub mod rows;
 mod schema;
+mod shape;
 mod states;
 
 pub use captured::{CapturedTables, Deferred, Noted};
@@ -54,6 +55,7 @@ pub use insert::{Dedup, Started, StartedRows};
 pub use log::{Head, LOG_TAG, LogTable, NewRow, Tail, Written};
 pub use pacing::Pacer;
 pub use schema::{LAYOUT_VERSION, Tables};
+pub use shape::Cluster;
 pub use states::{Document, States};
 
 use std::time::Duration;

@@ -1,29 +1,18 @@
 //! The tables and the view: creating them where they are absent, refusing those of another shape.
 
-use clickhouse::Row;
-use ledger_core::{Error, ErrorKind, Result, StoreName};
-use serde::Deserialize;
+use ledger_core::{Result, StoreName};
 
-use super::{Connection, identifier};
-
-const OPERATION: &str = "open ClickHouse tables";
+use super::Connection;
+use super::shape::{
+    Column, OPERATION, Shape, Table, add_indexes, check, check_columns, columns, open_shapes,
+    present, refuse,
+};
 
 /// The version of this layout; the view's comment carries it.
 pub const LAYOUT_VERSION: u32 = 1;
 
 /// What marks a view as ours; the version follows.
 const COMMENT: &str = "ledger layout ";
-
-/// How a table has to look.
-pub(super) struct Shape {
-    /// As `engine_full` begins.
-    pub(super) engine: &'static str,
-    pub(super) sorting_key: &'static str,
-    pub(super) columns: &'static [(&'static str, &'static str)],
-    pub(super) settings: &'static [(&'static str, &'static str)],
-    /// Skip indexes. They only save reading, so a table that lacks one gets it when it is opened.
-    pub(super) indexes: &'static [(&'static str, &'static str)],
-}
 
 // A MergeTree does not sync by default, so that an acknowledged insert could be lost with the
 // machine. The window makes insert tokens work, which a table without replicas has off.
@@ -276,22 +265,26 @@ impl Tables {
     /// shape, naming table and difference; nothing is altered then.
     pub async fn open(&self, connection: &Connection) -> Result<()> {
         let shapes = self.shapes();
+        let cluster = &connection.config().cluster;
         // Everything is checked before anything is created: a refusal leaves no traces.
         let names = self.names();
         let present = present(connection, &names).await?;
         let columns = columns(connection, &names).await?;
         for (name, shape) in &shapes {
-            check(name, shape, &present, &columns)?;
+            check(name, shape, cluster, &present, &columns)?;
         }
         let replace = self.check_view(&present, &columns)?;
         for (name, shape) in &shapes {
             if !present.iter().any(|table| table.name == *name) {
-                connection.execute(OPERATION, &shape.create(name)).await?;
+                connection
+                    .execute(OPERATION, &shape.create(name, cluster))
+                    .await?;
             }
         }
         add_indexes(connection, &shapes, &present).await;
         if let Some(create) = replace {
-            connection.execute(OPERATION, &self.view(create)).await?;
+            let view = self.view(create, &cluster.clause());
+            connection.execute(OPERATION, &view).await?;
         }
         Ok(())
     }
@@ -340,10 +333,11 @@ impl Tables {
 
     /// Removes the content of the three tables; the view stays, and so do cursors and binding.
     pub async fn clear(&self, connection: &Connection) -> Result<()> {
+        let on = connection.config().cluster.clause();
         // The streams first: without them nothing is visible.
         for table in [&self.streams, &self.labels, &self.entries] {
             // The setting lifts the server's guard against dropping large tables by mistake.
-            let sql = format!("TRUNCATE TABLE {table} SETTINGS max_table_size_to_drop = 0");
+            let sql = format!("TRUNCATE TABLE {table}{on} SETTINGS max_table_size_to_drop = 0");
             connection.execute("clear ClickHouse tables", &sql).await?;
         }
         Ok(())
@@ -395,7 +389,7 @@ impl Tables {
     /// A label state wins over the entry's own where its version is higher. Labels of an entry that
     /// is not there, and entries at or below their stream's boundary, stay invisible: a replay of
     /// anything changes nothing.
-    fn view(&self, create: &str) -> String {
+    fn view(&self, create: &str, on: &str) -> String {
         let Self {
             entries,
             labels,
@@ -404,7 +398,7 @@ impl Tables {
             ..
         } = self;
         format!(
-            "{create} {current} AS SELECT \
+            "{create} {current}{on} AS SELECT \
              tupleElement(s.name, 2) AS stream, e.id AS id, e.payload AS payload, \
              e.order_key AS order_key, e.dedup_key AS dedup_key, \
              e.schema_version AS schema_version, e.metadata AS metadata, \
@@ -430,194 +424,4 @@ impl Tables {
     /// When the labels `l` changed last; NULL where they never did.
     pub const UPDATED_AT: &'static str =
         "if(tupleElement(l.updated_at, 1) > 0, tupleElement(l.updated_at, 2), NULL)";
-}
-
-/// Creates tables where they are absent, and checks those that are there.
-pub(super) async fn open_shapes(connection: &Connection, shapes: &[(&str, Shape)]) -> Result<()> {
-    let names: Vec<&str> = shapes.iter().map(|(name, _)| *name).collect();
-    let present = present(connection, &names).await?;
-    let columns = columns(connection, &names).await?;
-    for (name, shape) in shapes {
-        check(name, shape, &present, &columns)?;
-    }
-    for (name, shape) in shapes {
-        if !present.iter().any(|table| table.name == *name) {
-            connection.execute(OPERATION, &shape.create(name)).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds the indexes that a table made by an earlier version lacks. Who may not do that reads more.
-async fn add_indexes(connection: &Connection, shapes: &[(&str, Shape)], present: &[Table]) {
-    for (name, shape) in shapes {
-        let Some(table) = present.iter().find(|table| table.name == *name) else {
-            continue;
-        };
-        for (index, definition) in shape.indexes {
-            if table
-                .create_table_query
-                .contains(&format!("INDEX {index} "))
-            {
-                continue;
-            }
-            let add = format!("ALTER TABLE {name} ADD INDEX IF NOT EXISTS {index} {definition}");
-            let fill = format!("ALTER TABLE {name} MATERIALIZE INDEX {index}");
-            for sql in [add, fill] {
-                if let Err(error) = connection.execute(OPERATION, &sql).await {
-                    tracing::warn!(table = name, index, error = %error.chain(), "no index was added");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-async fn present(connection: &Connection, names: &[&str]) -> Result<Vec<Table>> {
-    let query = connection
-        .client()
-        .query(
-            "SELECT name, engine, engine_full, sorting_key, partition_key, comment, \
-             create_table_query \
-             FROM system.tables WHERE database = ? AND name IN ?",
-        )
-        .bind(&connection.config().database)
-        .bind(names);
-    connection.fetch_all(OPERATION, query).await
-}
-
-async fn columns(connection: &Connection, names: &[&str]) -> Result<Vec<Column>> {
-    let query = connection
-        .client()
-        .query(
-            "SELECT table, name, type FROM system.columns \
-             WHERE database = ? AND table IN ? ORDER BY table, position",
-        )
-        .bind(&connection.config().database)
-        .bind(names);
-    connection.fetch_all(OPERATION, query).await
-}
-
-impl Shape {
-    fn create(&self, name: &str) -> String {
-        let list = |pairs: &[(&str, &str)], between: &str| {
-            let pairs: Vec<String> = pairs
-                .iter()
-                .map(|(name, value)| format!("{name}{between}{value}"))
-                .collect();
-            pairs.join(", ")
-        };
-        let indexes = self.indexes.iter();
-        let indexes = indexes.map(|(name, what)| format!(", INDEX {name} {what}"));
-        format!(
-            "CREATE TABLE IF NOT EXISTS {name} ({}{}) ENGINE = {} ORDER BY ({}) SETTINGS {}",
-            list(self.columns, " "),
-            indexes.collect::<String>(),
-            self.engine,
-            self.sorting_key,
-            list(self.settings, " = "),
-        )
-    }
-}
-
-#[derive(Debug, Row, Deserialize)]
-struct Table {
-    name: String,
-    engine: String,
-    engine_full: String,
-    sorting_key: String,
-    partition_key: String,
-    comment: String,
-    create_table_query: String,
-}
-
-#[derive(Debug, Row, Deserialize)]
-struct Column {
-    table: String,
-    name: String,
-    r#type: String,
-}
-
-fn check(name: &str, shape: &Shape, present: &[Table], columns: &[Column]) -> Result<()> {
-    let Some(table) = present.iter().find(|table| table.name == name) else {
-        return Ok(());
-    };
-    let expect = |what: &str, expected: &str, found: &str| {
-        if expected == found {
-            return Ok(());
-        }
-        Err(refuse(
-            name,
-            &format!("its {what} is {found:?} instead of {expected:?}"),
-        ))
-    };
-    // The engine as it was declared ends where its clauses begin.
-    let engine = table
-        .engine_full
-        .split(" ORDER BY")
-        .next()
-        .unwrap_or_default();
-    let engine = engine.split(" PARTITION BY").next().unwrap_or_default();
-    expect("engine", shape.engine, engine)?;
-    // Newer versions keep the parentheses around a single column.
-    expect(
-        "sorting key",
-        shape.sorting_key,
-        table.sorting_key.trim_matches(['(', ')']),
-    )?;
-    expect("partition key", "", &table.partition_key)?;
-    check_columns(name, shape.columns, columns)?;
-    let settings = table
-        .engine_full
-        .split(" SETTINGS ")
-        .nth(1)
-        .unwrap_or_default();
-    for (setting, value) in shape.settings {
-        let found = settings
-            .split(", ")
-            .find_map(|pair| pair.split_once(" = ").filter(|(found, _)| found == setting))
-            .map_or("not set", |(_, value)| value);
-        expect(&format!("setting {setting}"), value, found)?;
-    }
-    Ok(())
-}
-
-fn check_columns(table: &str, expected: &[(&str, &str)], columns: &[Column]) -> Result<()> {
-    let found: Vec<&Column> = columns
-        .iter()
-        .filter(|column| column.table == table)
-        .collect();
-    for (name, kind) in expected {
-        let Some(column) = found.iter().find(|column| column.name == *name) else {
-            return Err(refuse(
-                table,
-                &format!("its column {} is missing", identifier(name)),
-            ));
-        };
-        if column.r#type != *kind {
-            let what = format!("its column {} is {} instead of {kind}", name, column.r#type);
-            return Err(refuse(table, &what));
-        }
-    }
-    match found
-        .iter()
-        .find(|column| !expected.iter().any(|(name, _)| column.name == *name))
-    {
-        Some(other) => Err(refuse(
-            table,
-            &format!("its column {} is unknown", other.name),
-        )),
-        None => Ok(()),
-    }
-}
-
-fn refuse(table: &str, difference: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        OPERATION,
-        format!(
-            "table {table} has another shape: {difference}; \
-             nothing was changed, rename that table or choose another database"
-        ),
-    )
 }

@@ -3,14 +3,16 @@
 mod absent;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use ledger::connect::{DatabaseUrl, Stores as Database};
 use ledger::observe::Recorder;
-use ledger::{Error, ErrorKind, Observed, PipelineId, Result, Store, StoreName, StoreOptions};
+use ledger::{
+    Error, ErrorKind, FanOut, Observed, PipelineId, Result, Store, StoreName, StoreOptions,
+};
 use ledger_server::{Identity, StoreState, StoreStatus, Stores};
 use tokio::time::Instant;
 
@@ -35,6 +37,12 @@ const LISTING: Duration = Duration::from_secs(1);
 /// looked up again: whoever asks for ever new names takes no memory.
 const ABSENT: usize = 1_024;
 
+/// How many bytes of a log's newest changes its followers share.
+const SHARED: usize = 8 << 20;
+
+/// A store, and what shares the reading of its log as long as somebody follows it.
+type Followed = (Arc<dyn Store>, Weak<FanOut<Arc<dyn Store>>>);
+
 /// The stores of the daemon.
 #[derive(Debug)]
 pub(crate) struct Served {
@@ -47,6 +55,8 @@ pub(crate) struct Served {
     /// Whether only those may be used.
     closed: bool,
     known: Mutex<BTreeMap<StoreName, Arc<Entry>>>,
+    /// The stores whose logs are followed, each with what shares the reading of its log.
+    followed: Mutex<BTreeMap<StoreName, Followed>>,
     /// The stores that the database held when it was asked last.
     present: Mutex<Vec<StoreName>>,
 }
@@ -118,6 +128,7 @@ impl Served {
             },
             closed,
             known: Mutex::default(),
+            followed: Mutex::default(),
             present: Mutex::default(),
         })
     }
@@ -154,6 +165,22 @@ impl Served {
             return Ok(store);
         }
         entry.open(self, true).await
+    }
+
+    /// As [`create`](Self::create), for somebody who follows the store's log, which is read once for
+    /// all who do.
+    pub(crate) async fn followed(&self, name: &StoreName) -> Result<Arc<dyn Store>> {
+        let store = self.create(name).await?;
+        let mut followed = lock(&self.followed);
+        if let Some((inner, shared)) = followed.get(name)
+            && Arc::ptr_eq(inner, &store)
+            && let Some(shared) = shared.upgrade()
+        {
+            return Ok(shared);
+        }
+        let shared = Arc::new(FanOut::new(Arc::clone(&store), SHARED));
+        followed.insert(name.clone(), (store, Arc::downgrade(&shared)));
+        Ok(shared)
     }
 
     /// What keeps the state of hooks, in the database of the stores.
