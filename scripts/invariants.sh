@@ -54,11 +54,12 @@ same() {
     done
   done
 }
-same layout "config schema cursors error" sqlite postgres clickhouse
-same layout "contents rows hooks" sqlite postgres
+same layout "config schema cursors error" sqlite postgres mongodb clickhouse
+same layout "contents rows" sqlite postgres mongodb
+same layout "hooks" sqlite postgres
 same sources "store append read labels search changes snapshot consumers dead_letters transaction" \
-  sqlite postgres
-same sinks "sink replica" sqlite postgres clickhouse
-same sinks "apply" sqlite postgres
+  sqlite postgres mongodb
+same sinks "sink replica" sqlite postgres mongodb clickhouse
+same sinks "apply" sqlite postgres mongodb
 
 exit "$status"

@@ -2,8 +2,15 @@
 
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
-#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
+#[cfg(any(
+    feature = "clickhouse",
+    feature = "mongodb",
+    feature = "postgres",
+    feature = "sqlite"
+))]
 mod delta;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]

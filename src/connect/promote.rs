@@ -44,6 +44,16 @@ impl DatabaseUrl {
                 crate::Store::close(&opened).await;
                 promoted
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                use ledger_sources::mongodb::MongoStore;
+                let config = config.as_ref().clone().create(false);
+                let options = StoreOptions::default();
+                let opened = MongoStore::open(config, store.clone(), options).await?;
+                let promoted = opened.promote().await;
+                crate::Store::close(&opened).await;
+                promoted
+            }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(_) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -65,6 +75,8 @@ impl DatabaseUrl {
             Kind::Sqlite(config) => sqlite(config, store, pipeline).await,
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => postgres(config, store, pipeline).await,
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => mongodb(config, store, pipeline).await,
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(_) => match self.open_existing_sink(store).await {
                 Ok(replica) => {
@@ -140,4 +152,27 @@ async fn postgres(
     .await;
     pool.close().await;
     found
+}
+
+#[cfg(feature = "mongodb")]
+async fn mongodb(
+    config: &ledger_layout::mongodb::MongoConfig,
+    store: &StoreName,
+    pipeline: &PipelineId,
+) -> Result<Option<Delivered>> {
+    use crate::CursorStore as _;
+    use ledger_layout::mongodb::{Collections, MongoCursors, MongoDatabase, Role, load};
+    let database = MongoDatabase::open(config.clone()).await?;
+    let delivered = match load(&database, store).await? {
+        None => None,
+        Some(row) => {
+            let cursors = MongoCursors::new(database.clone(), Collections::of(store));
+            Some(Delivered {
+                replica: row.role == Role::Replica,
+                cursor: cursors.stored(pipeline).await?,
+            })
+        }
+    };
+    database.close().await;
+    Ok(delivered)
 }

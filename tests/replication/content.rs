@@ -183,7 +183,7 @@ pub(crate) async fn assert_equal(pair: &Pair) {
     assert!(report.is_equal() && report.pending == 0, "{report:?}");
     assert_eq!(report.entries, records.len() as u64);
     match pair.to.kind {
-        Kind::Sqlite | Kind::Postgres => assert_equal_as_store(pair).await,
+        Kind::Sqlite | Kind::Postgres | Kind::Mongo => assert_equal_as_store(pair).await,
         Kind::ClickHouse | Kind::ClickHouseOld => assert_view(pair, &records).await,
     }
 }

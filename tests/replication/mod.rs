@@ -84,9 +84,18 @@ pair_tests!(sqlite_to_clickhouse, Sqlite, ClickHouse);
 pair_tests!(postgres_to_sqlite, Postgres, Sqlite);
 pair_tests!(postgres_to_postgres, Postgres, Postgres);
 pair_tests!(postgres_to_clickhouse, Postgres, ClickHouse);
+pair_tests!(sqlite_to_mongodb, Sqlite, Mongo);
+pair_tests!(postgres_to_mongodb, Postgres, Mongo);
+pair_tests!(mongodb_to_sqlite, Mongo, Sqlite);
+pair_tests!(mongodb_to_postgres, Mongo, Postgres);
+pair_tests!(mongodb_to_clickhouse, Mongo, ClickHouse);
+pair_tests!(mongodb_to_mongodb, Mongo, Mongo);
 pair_tests!(postgres_to_clickhouse_old, Postgres, ClickHouseOld);
 
 store_tests!(sqlite_as_a_store_from_sqlite, Sqlite, Sqlite);
 store_tests!(sqlite_as_a_store_from_postgres, Postgres, Sqlite);
 store_tests!(postgres_as_a_store_from_sqlite, Sqlite, Postgres);
 store_tests!(postgres_as_a_store_from_postgres, Postgres, Postgres);
+store_tests!(mongodb_as_a_store_from_sqlite, Sqlite, Mongo);
+store_tests!(mongodb_as_a_store_from_postgres, Postgres, Mongo);
+store_tests!(mongodb_as_a_store_from_mongodb, Mongo, Mongo);

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use clickhouse::Client;
 use ledger::clickhouse::ClickHouseConfig;
 use ledger::connect::{DatabaseUrl, ReplicaSink};
+use ledger::mongodb::{MongoConfig, MongoDatabase, MongoStore};
 use ledger::postgres::{PostgresConfig, PostgresStore};
 use ledger::sqlite::{SqliteConfig, SqliteStore};
 use ledger::{PipelineId, Retention, Store, StoreName, StoreOptions};
+use mongodb::bson::{Document, doc};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    Mongo,
     ClickHouse,
     ClickHouseOld,
 }
@@ -37,6 +40,10 @@ impl Kind {
                 postgres(&server, &[create]).await;
                 database_of(&server, &database)
             }
+            Self::Mongo => {
+                let database = format!("{what}_{}", Uuid::new_v4().simple());
+                mongo_database(&ledger_harness::shared::mongodb_url(), &database)
+            }
             Self::ClickHouse => ledger_harness::shared::clickhouse_url(),
             Self::ClickHouseOld => ledger_harness::shared::clickhouse_old_url(),
         };
@@ -48,6 +55,19 @@ impl Kind {
 fn database_of(url: &str, database: &str) -> String {
     let (server, _) = url.rsplit_once('/').unwrap();
     format!("{server}/{database}")
+}
+
+/// The same MongoDB server's other database.
+fn mongo_database(url: &str, database: &str) -> String {
+    let (server, rest) = url.rsplit_once('/').unwrap();
+    let (_, parameters) = rest.split_once('?').unwrap();
+    format!("{server}/{database}?{parameters}")
+}
+
+pub(crate) async fn mongo(url: &str) -> MongoDatabase {
+    MongoDatabase::open(MongoConfig::from_url(url).unwrap())
+        .await
+        .unwrap()
 }
 
 async fn postgres(url: &str, statements: &[String]) {
@@ -87,6 +107,11 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
             let store = PostgresStore::open(config, name.clone(), options).await;
             Opened::Postgres(Arc::new(store.unwrap()))
         }
+        Kind::Mongo => {
+            let config = MongoConfig::from_url(&place.url).unwrap();
+            let store = MongoStore::open(config, name.clone(), options).await;
+            Opened::Mongo(Arc::new(store.unwrap()))
+        }
         Kind::ClickHouse | Kind::ClickHouseOld => panic!("{place:?} is no store"),
     }
 }
@@ -96,6 +121,7 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
 pub(crate) enum Opened {
     Sqlite(Arc<SqliteStore>),
     Postgres(Arc<PostgresStore>),
+    Mongo(Arc<MongoStore>),
 }
 
 impl Opened {
@@ -103,6 +129,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => Arc::clone(store) as _,
             Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Mongo(store) => Arc::clone(store) as _,
         }
     }
 
@@ -110,6 +137,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.prune().await,
             Self::Postgres(store) => store.prune().await,
+            Self::Mongo(store) => store.prune().await,
         }
     }
 
@@ -117,6 +145,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.promote().await,
             Self::Postgres(store) => store.promote().await,
+            Self::Mongo(store) => store.promote().await,
         }
     }
 }
@@ -137,6 +166,16 @@ impl Place {
                 conn.close().await.unwrap();
             }
             Kind::Postgres => postgres(&self.url, statements).await,
+            // Commands, as extended JSON.
+            Kind::Mongo => {
+                let database = mongo(&self.url).await;
+                for command in statements {
+                    let parsed: Document = serde_json::from_str(command).unwrap();
+                    let done = database.run("execute", parsed).await.unwrap();
+                    assert!(!done.contains_key("writeErrors"), "{command}: {done}");
+                }
+                database.close().await;
+            }
             Kind::ClickHouse | Kind::ClickHouseOld => {
                 for sql in statements {
                     let done = self.client().query_raw(sql).execute().await;
@@ -174,6 +213,28 @@ impl Place {
             Self {
                 kind: self.kind,
                 url: format!("sqlite:{}", backup.display()),
+            }
+        } else if self.kind == Kind::Mongo {
+            let source = mongo(&self.url).await;
+            let backup = format!("b{}", Uuid::new_v4().simple());
+            let url = mongo_database(&self.url, &backup);
+            let target = mongo(&url).await;
+            for name in source.database().list_collection_names().await.unwrap() {
+                let collection = source.collection(&name);
+                let mut indexes = collection.list_indexes().await.unwrap();
+                while let Some(index) = futures::StreamExt::next(&mut indexes).await {
+                    target
+                        .collection(&name)
+                        .create_index(index.unwrap())
+                        .await
+                        .unwrap();
+                }
+                let out = doc! {"$out": {"db": &backup, "coll": &name}};
+                collection.aggregate([out]).await.unwrap();
+            }
+            Self {
+                kind: self.kind,
+                url,
             }
         } else {
             let server = ledger_harness::shared::postgres_url();
@@ -246,6 +307,11 @@ impl Pair {
             self.to.execute(&drops).await;
         }
         for place in [&self.from, &self.to] {
+            if place.kind == Kind::Mongo {
+                let database = mongo(&place.url).await;
+                database.database().drop().await.unwrap();
+                database.close().await;
+            }
             if place.kind == Kind::Postgres {
                 let server = ledger_harness::shared::postgres_url();
                 let (_, database) = place.url.rsplit_once('/').unwrap();

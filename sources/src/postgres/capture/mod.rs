@@ -18,15 +18,14 @@ mod follow;
 mod options;
 mod position;
 mod rows;
-mod select;
 mod slot;
 mod source;
 mod text;
 mod transport;
 mod types;
 
+pub use crate::select::TableSelection;
 pub use decode::{Message, Relation, RelationColumn, decode};
 pub use options::{CaptureOptions, TableFilter, WalBudget};
-pub use select::TableSelection;
 pub use source::PostgresCapture;
 pub use text::CopyText;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ledger_core::TableName;
 
-use super::select::TableSelection;
+use crate::select::TableSelection;
 
 /// How a capture behaves.
 #[derive(Debug, Clone)]
