@@ -54,13 +54,14 @@ same() {
     done
   done
 }
-same layout "config schema cursors error" sqlite postgres clickhouse
-same layout "contents rows" sqlite postgres clickhouse
+same layout "config schema cursors error" sqlite postgres mongodb clickhouse
+same layout "contents rows" sqlite postgres mongodb clickhouse
 same layout "hooks" sqlite postgres
-same sources "store append read labels search changes snapshot consumers dead_letters group" \
-  sqlite postgres clickhouse
-same sources "transaction" sqlite postgres
-same sinks "sink replica" sqlite postgres clickhouse
-same sinks "apply" sqlite postgres
+same sources "store append read labels search changes snapshot consumers dead_letters" \
+  sqlite postgres mongodb clickhouse
+same sources "group" sqlite postgres clickhouse
+same sources "transaction" sqlite postgres mongodb
+same sinks "sink replica" sqlite postgres mongodb clickhouse
+same sinks "apply" sqlite postgres mongodb
 
 exit "$status"

@@ -4,10 +4,11 @@
 //! |---|---|---|---|
 //! | `sqlite:PATH` | yes | yes | `sqlite` |
 //! | `postgres://user:password@host:5432/database` | yes | yes | `postgres` |
+//! | `mongodb://user:password@host:27017/database` | yes | yes | `mongodb` |
 //! | `clickhouse://user:password@host:8123/database` | yes | yes | `clickhouse` |
 //!
-//! A scheme whose feature is off, and `mongodb://`, which no build has yet, is `Unsupported`. No
-//! error and no output of [`DatabaseUrl`] holds a password.
+//! A scheme whose feature is off is `Unsupported`. No error and no output of [`DatabaseUrl`] holds a
+//! password.
 
 mod flow;
 mod log;
@@ -42,6 +43,8 @@ enum Kind {
     Sqlite(ledger_layout::sqlite::SqliteConfig),
     #[cfg(feature = "postgres")]
     Postgres(Box<ledger_layout::postgres::PostgresConfig>),
+    #[cfg(feature = "mongodb")]
+    Mongo(Box<ledger_layout::mongodb::MongoConfig>),
     #[cfg(feature = "clickhouse")]
     ClickHouse(ledger_layout::clickhouse::ClickHouseConfig),
 }
@@ -65,7 +68,7 @@ impl FromStr for DatabaseUrl {
             "sqlite" => sqlite(text),
             "postgres" | "postgresql" => postgres(text),
             "clickhouse" | "http" | "https" => clickhouse(text),
-            "mongodb" | "mongodb+srv" => Err(absent("mongodb")),
+            "mongodb" | "mongodb+srv" => mongodb(text),
             "tcp" | "native" | "clickhouses" => Err(Error::invalid(
                 PARSE,
                 "ClickHouse's native protocol is not spoken; write \
@@ -128,6 +131,10 @@ fn shown(scheme: &str) -> String {
     }
 }
 
+#[allow(
+    dead_code,
+    reason = "depends on the features: with all of them nothing is absent"
+)]
 fn absent(feature: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
@@ -157,6 +164,17 @@ fn postgres(_: &str) -> Result<DatabaseUrl> {
     Err(absent("postgres"))
 }
 
+#[cfg(feature = "mongodb")]
+fn mongodb(text: &str) -> Result<DatabaseUrl> {
+    let config = ledger_layout::mongodb::MongoConfig::from_url(text)?;
+    Ok(DatabaseUrl(Kind::Mongo(Box::new(config))))
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn mongodb(_: &str) -> Result<DatabaseUrl> {
+    Err(absent("mongodb"))
+}
+
 #[cfg(feature = "clickhouse")]
 fn clickhouse(text: &str) -> Result<DatabaseUrl> {
     Ok(DatabaseUrl(Kind::ClickHouse(text.parse()?)))
@@ -180,6 +198,8 @@ impl DatabaseUrl {
             Kind::Sqlite(_) => "sqlite",
             #[cfg(feature = "postgres")]
             Kind::Postgres(_) => "postgres",
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(_) => "mongodb",
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(_) => "clickhouse",
         }
@@ -195,6 +215,8 @@ impl DatabaseUrl {
             },
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => config.target(),
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => config.target(),
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => format!("{}/{}", config.address(), config.database),
         }
@@ -220,6 +242,14 @@ impl DatabaseUrl {
                 Ok(Arc::new(
                     PostgresStore::open_existing(config, store.clone(), options).await?,
                 ))
+            }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                use ledger_sources::mongodb::MongoStore;
+                let config = config.as_ref().clone().create(false);
+                let options = StoreOptions::default();
+                let opened = MongoStore::open(config, store.clone(), options);
+                Ok(Arc::new(opened.await?))
             }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
@@ -247,6 +277,12 @@ impl DatabaseUrl {
                 use ledger_sinks::postgres::PostgresSink;
                 Inner::Postgres(Arc::new(PostgresSink::open(config, store).await?))
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                use ledger_sinks::mongodb::MongoSink;
+                let sink = MongoSink::open(config.as_ref().clone(), store.clone());
+                Inner::Mongo(Arc::new(sink.await?))
+            }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_sinks::clickhouse::ClickHouseSink;
@@ -269,6 +305,12 @@ impl DatabaseUrl {
                 use ledger_sinks::postgres::PostgresSink;
                 let sink = PostgresSink::open_existing(config, store).await?;
                 Ok(ReplicaSink(Inner::Postgres(Arc::new(sink))))
+            }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                let config = config.as_ref().clone().create(false);
+                let existing = Self(Kind::Mongo(Box::new(config)));
+                Box::pin(existing.open_sink(store)).await
             }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
@@ -306,6 +348,8 @@ enum Inner {
     Sqlite(Arc<ledger_sinks::sqlite::SqliteSink>),
     #[cfg(feature = "postgres")]
     Postgres(Arc<ledger_sinks::postgres::PostgresSink>),
+    #[cfg(feature = "mongodb")]
+    Mongo(Arc<ledger_sinks::mongodb::MongoSink>),
     #[cfg(feature = "clickhouse")]
     ClickHouse(Arc<ledger_sinks::clickhouse::ClickHouseSink>),
 }
@@ -318,6 +362,8 @@ impl ReplicaSink {
             Inner::Sqlite(sink) => Arc::clone(sink) as _,
             #[cfg(feature = "postgres")]
             Inner::Postgres(sink) => Arc::clone(sink) as _,
+            #[cfg(feature = "mongodb")]
+            Inner::Mongo(sink) => Arc::clone(sink) as _,
             #[cfg(feature = "clickhouse")]
             Inner::ClickHouse(sink) => Arc::clone(sink) as _,
         }
@@ -344,7 +390,7 @@ impl ReplicaSink {
     /// everything anew, from whichever source. No bridge may be running.
     #[allow(
         unused_variables,
-        reason = "the SQL databases forget the cursors of all pipelines"
+        reason = "all but ClickHouse forget the cursors of all pipelines"
     )]
     pub async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
         match &self.0 {
@@ -352,6 +398,8 @@ impl ReplicaSink {
             Inner::Sqlite(sink) => sink.clear().await,
             #[cfg(feature = "postgres")]
             Inner::Postgres(sink) => sink.resync().await,
+            #[cfg(feature = "mongodb")]
+            Inner::Mongo(sink) => sink.clear().await,
             #[cfg(feature = "clickhouse")]
             Inner::ClickHouse(sink) => sink.resync(pipeline).await,
         }
@@ -387,6 +435,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(feature = "mongodb"))]
     fn a_scheme_that_is_not_built_in_says_so() {
         let error = "mongodb://h/db".parse::<DatabaseUrl>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -11,6 +11,7 @@
 //! | [`bridge`] | snapshot, follow, dead letters, verification | |
 //! | `sqlite` | the embedded store, and a replica of one | `sqlite` (default) |
 //! | `postgres` | the PostgreSQL store, and a replica of one | `postgres` |
+//! | `mongodb` | the MongoDB store, and a replica of one | `mongodb` |
 //! | `clickhouse` | the ClickHouse store, and a replica of one | `clickhouse` |
 //! | `webhook` | posting changes over HTTP, and verifying what was posted | `webhook`, `webhook-axum` |
 //! | `conformance` | the suite that every store passes | `conformance` |
@@ -41,7 +42,12 @@
 //! # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 //! ```
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "clickhouse"))]
+#[cfg(any(
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mongodb",
+    feature = "clickhouse"
+))]
 pub mod connect;
 
 pub use ledger_core::*;
@@ -76,6 +82,18 @@ pub mod postgres {
 
     /// Table capture: the rows of ordinary tables, copied and then followed in the write-ahead log.
     pub use ledger_sources::postgres::capture;
+}
+
+/// MongoDB, from version 5.0: the store, with sessions of the caller's own, and a replica.
+#[cfg(feature = "mongodb")]
+pub mod mongodb {
+    pub use ledger_sinks::mongodb::MongoSink;
+    pub use ledger_sources::mongodb::{
+        Deployment, MongoConfig, MongoDatabase, MongoStore, MongoTransaction,
+    };
+
+    /// Collections, copied and then followed in a change stream.
+    pub use ledger_sources::mongodb::capture;
 }
 
 /// ClickHouse, from version 24.8, over HTTP: the store, and a replica; the view `<store>_current`

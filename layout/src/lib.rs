@@ -8,6 +8,8 @@ pub mod delta;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod hooks;
 pub mod log;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod options;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -358,3 +358,61 @@ pub fn split(entries: &[NewEntry]) -> Vec<usize> {
     }
     ends
 }
+
+/// The most ids that a row is believed to have; far above what is ever written.
+const MAX_IDS: usize = 1 << 20;
+
+/// The ids of a log row: runs of consecutive ids as (first, how many), in MessagePack. A run of
+/// duplicates has the first id 0.
+pub fn encode_ids(ids: &[i64]) -> Result<Vec<u8>> {
+    let mut runs: Vec<(i64, i64)> = Vec::new();
+    for id in ids {
+        match runs.last_mut() {
+            Some((0, count)) if *id == 0 => *count += 1,
+            Some((first, count)) if *first != 0 && *id == *first + *count => *count += 1,
+            _ => runs.push((*id, 1)),
+        }
+    }
+    rmp_serde::to_vec(&runs).map_err(|error| {
+        Error::new(ErrorKind::Internal, "write the mutation log", "encode").with_source(error)
+    })
+}
+
+/// Reads what [`encode_ids`] made; `Corrupt` for anything else.
+pub fn decode_ids(bytes: &[u8]) -> Result<Vec<i64>> {
+    let runs: Vec<(i64, i64)> =
+        rmp_serde::from_slice(bytes).map_err(|error| corrupt("its ids").with_source(error))?;
+    let mut ids = Vec::new();
+    for (first, count) in runs {
+        let fits = usize::try_from(count).is_ok_and(|count| ids.len() + count <= MAX_IDS);
+        let Some(end) = first.checked_add(count).filter(|_| fits && first >= 0) else {
+            return Err(corrupt("its ids are not ids"));
+        };
+        if first == 0 {
+            ids.extend((0..count).map(|_| 0));
+        } else {
+            ids.extend(first..end);
+        }
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_log_row_survive_being_stored() {
+        for ids in [
+            vec![],
+            vec![7],
+            vec![1, 2, 3],
+            vec![0, 0, 5, 6, 0, 9, 8],
+            vec![i64::MAX - 1, 0, 1],
+        ] {
+            assert_eq!(decode_ids(&encode_ids(&ids).unwrap()).unwrap(), ids);
+        }
+        let bomb = rmp_serde::to_vec(&[(1_i64, 1_i64 << 40)]).unwrap();
+        assert_eq!(decode_ids(&bomb).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

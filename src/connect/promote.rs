@@ -42,6 +42,16 @@ impl DatabaseUrl {
                 crate::Store::close(&opened).await;
                 promoted
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                use ledger_sources::mongodb::MongoStore;
+                let config = config.as_ref().clone().create(false);
+                let options = StoreOptions::default();
+                let opened = MongoStore::open(config, store.clone(), options).await?;
+                let promoted = opened.promote().await;
+                crate::Store::close(&opened).await;
+                promoted
+            }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_sources::clickhouse::ClickHouseStore;
@@ -67,6 +77,8 @@ impl DatabaseUrl {
             Kind::Sqlite(config) => sqlite(config, store, pipeline).await,
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => postgres(config, store, pipeline).await,
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => mongodb(config, store, pipeline).await,
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => clickhouse(config, store, pipeline).await,
         }
@@ -149,4 +161,27 @@ async fn clickhouse(
         replica: cursors.owner("read cursor").await? != Owner::Itself,
         cursor: cursors.stored(pipeline).await?,
     }))
+}
+
+#[cfg(feature = "mongodb")]
+async fn mongodb(
+    config: &ledger_layout::mongodb::MongoConfig,
+    store: &StoreName,
+    pipeline: &PipelineId,
+) -> Result<Option<Delivered>> {
+    use crate::CursorStore as _;
+    use ledger_layout::mongodb::{Collections, MongoCursors, MongoDatabase, Role, load};
+    let database = MongoDatabase::open(config.clone()).await?;
+    let delivered = match load(&database, store).await? {
+        None => None,
+        Some(row) => {
+            let cursors = MongoCursors::new(database.clone(), Collections::of(store));
+            Some(Delivered {
+                replica: row.role == Role::Replica,
+                cursor: cursors.stored(pipeline).await?,
+            })
+        }
+    };
+    database.close().await;
+    Ok(delivered)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{DatabaseUrl, Kind};
-#[cfg(any(feature = "sqlite", feature = "clickhouse"))]
+#[cfg(any(feature = "sqlite", feature = "mongodb", feature = "clickhouse"))]
 use crate::ErrorKind;
 use crate::{Result, Store, StoreName};
 use ledger_layout::StoreOptions;
@@ -12,8 +12,8 @@ use ledger_layout::StoreOptions;
 /// The stores of one database, as a server opens them: each when it is first asked for.
 ///
 /// The stores share the connections of their database: on SQLite its writers take turns in the order
-/// they come, and the stores of a database in memory are in one memory; on PostgreSQL looking for a
-/// store costs no new connection, however many there are.
+/// they come, and the stores of a database in memory are in one memory; on PostgreSQL and MongoDB
+/// looking for a store costs no new connection, however many there are.
 pub struct Stores {
     url: DatabaseUrl,
     options: StoreOptions,
@@ -23,6 +23,9 @@ pub struct Stores {
     /// Opened when first needed.
     #[cfg(feature = "postgres")]
     postgres: tokio::sync::Mutex<Option<ledger_layout::postgres::PostgresDatabase>>,
+    /// Opened when first needed.
+    #[cfg(feature = "mongodb")]
+    mongodb: tokio::sync::Mutex<Option<ledger_layout::mongodb::MongoDatabase>>,
 }
 
 /// The most connections that the stores of one PostgreSQL database share.
@@ -39,6 +42,8 @@ impl Stores {
             sqlite: tokio::sync::Mutex::default(),
             #[cfg(feature = "postgres")]
             postgres: tokio::sync::Mutex::default(),
+            #[cfg(feature = "mongodb")]
+            mongodb: tokio::sync::Mutex::default(),
         }
     }
 
@@ -68,6 +73,8 @@ impl Stores {
                 let opened = PostgresStore::open_on(&database, store.clone(), options).await?;
                 Ok(Arc::new(opened))
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => self.open_mongodb(config, store).await,
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_sources::clickhouse::ClickHouseStore;
@@ -96,6 +103,18 @@ impl Stores {
                 let opened = PostgresStore::open_existing_on(&database, store.clone(), options);
                 Ok(Arc::new(opened.await?))
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                let database = self.mongodb(config).await?;
+                if ledger_layout::mongodb::load(&database, store)
+                    .await?
+                    .is_none()
+                {
+                    let what = format!("{} has no store {store}", self.url);
+                    return Err(crate::Error::new(ErrorKind::NotFound, "open store", what));
+                }
+                self.open_mongodb(config, store).await
+            }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_sources::clickhouse::ClickHouseStore;
@@ -122,6 +141,8 @@ impl Stores {
             }
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => self.postgres(config).await?.stores().await,
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => self.mongodb(config).await?.stores().await,
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_layout::clickhouse::{Connection, Tables};
@@ -146,6 +167,16 @@ impl Stores {
                 let hooks = ledger_layout::postgres::PostgresHooks::open(database.pool().clone());
                 Ok(Arc::new(hooks.await?))
             }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(_) => Err(crate::Error::new(
+                ErrorKind::Unsupported,
+                "open hook state",
+                format!(
+                    "{} holds stores, and no state of hooks yet; carry a store into SQLite or \
+                     PostgreSQL with a bridge, and hook it there",
+                    self.url
+                ),
+            )),
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(_) => Err(crate::Error::new(
                 ErrorKind::Unsupported,
@@ -173,6 +204,37 @@ impl Stores {
         if let Some(database) = self.postgres.lock().await.take() {
             database.close().await;
         }
+        #[cfg(feature = "mongodb")]
+        if let Some(database) = self.mongodb.lock().await.take() {
+            database.close().await;
+        }
+    }
+
+    #[cfg(feature = "mongodb")]
+    async fn open_mongodb(
+        &self,
+        config: &ledger_layout::mongodb::MongoConfig,
+        store: &StoreName,
+    ) -> Result<Arc<dyn Store>> {
+        let database = self.mongodb(config).await?;
+        let options = self.options.clone();
+        let opened =
+            ledger_sources::mongodb::MongoStore::open_on(&database, store.clone(), options);
+        Ok(Arc::new(opened.await?))
+    }
+
+    #[cfg(feature = "mongodb")]
+    async fn mongodb(
+        &self,
+        config: &ledger_layout::mongodb::MongoConfig,
+    ) -> Result<ledger_layout::mongodb::MongoDatabase> {
+        let mut opened = self.mongodb.lock().await;
+        if let Some(database) = &*opened {
+            return Ok(database.clone());
+        }
+        let database = ledger_layout::mongodb::MongoDatabase::open(config.clone()).await?;
+        *opened = Some(database.clone());
+        Ok(database)
     }
 
     #[cfg(feature = "postgres")]

@@ -6,46 +6,127 @@ use ledger_bridge::{
     AnyBridge, Bridge, BridgeOptions, OnFailure, TableEnds, VerifyOptions, under_lease,
     verify_tables,
 };
+#[cfg(feature = "mongodb")]
+use ledger_sources::mongodb::capture::{CollectionOptions, MongoCapture};
 use ledger_sources::postgres::capture::{CaptureOptions, PostgresCapture};
 
 use super::flow::{Flow, Verified};
 use super::{DatabaseUrl, Kind};
 use crate::pipeline::BatchOptions;
 use crate::{
-    Error, ErrorKind, PipelineId, Result, RowChange, Source, TableName, TableRoutes, TableSink,
+    Error, ErrorKind, PipelineId, Result, RowChange, Source, Table, TableContents, TableName,
+    TableRoutes, TableSink,
 };
+
+/// Whose rows are captured.
+#[derive(Clone)]
+enum Capture {
+    Postgres(Arc<PostgresCapture>),
+    #[cfg(feature = "mongodb")]
+    Mongo(Arc<MongoCapture>),
+}
+
+impl Capture {
+    fn source(&self) -> Arc<dyn Source<RowChange>> {
+        match self {
+            Self::Postgres(capture) => Arc::clone(capture) as _,
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(capture) => Arc::clone(capture) as _,
+        }
+    }
+
+    fn as_source(&self) -> &dyn Source<RowChange> {
+        match self {
+            Self::Postgres(capture) => capture.as_ref(),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(capture) => capture.as_ref(),
+        }
+    }
+
+    fn contents(&self) -> &dyn TableContents {
+        match self {
+            Self::Postgres(capture) => capture.as_ref(),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(capture) => capture.as_ref(),
+        }
+    }
+
+    async fn tables(&self) -> Result<Vec<Arc<Table>>> {
+        match self {
+            Self::Postgres(capture) => capture.tables().await,
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(capture) => capture.tables().await,
+        }
+    }
+
+    async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
+        match self {
+            Self::Postgres(capture) => capture.remove(pipeline).await,
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(capture) => capture.remove(pipeline).await,
+        }
+    }
+}
 
 /// The tables of a database, and what keeps their copies.
 #[derive(Clone)]
 pub(super) struct TableFlow {
-    source: Arc<PostgresCapture>,
+    source: Capture,
     sink: Arc<dyn TableSink>,
     batch: BatchOptions,
 }
 
 impl Flow {
     /// The tables of the database at `from` that `options` select, and their copies in the one at
-    /// `to`, as `routes` say. `Unsupported` where `from` is not PostgreSQL.
+    /// `to`, as `routes` say; of MongoDB its collections, as tables of the schema `public` with the
+    /// columns `_id` and `doc`. `Unsupported` where `from` is neither PostgreSQL nor MongoDB, and for
+    /// options that only PostgreSQL knows.
     pub async fn tables(
         from: &DatabaseUrl,
         to: &DatabaseUrl,
         options: CaptureOptions,
         routes: TableRoutes,
     ) -> Result<Self> {
-        let Some(config) = postgres(from) else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "capture tables",
-                format!(
-                    "tables are captured from postgres://, not from {}://",
-                    from.scheme()
-                ),
-            ));
-        };
+        // Refused before anything is made at the sink.
+        match &from.0 {
+            Kind::Postgres(_) => {}
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(_) => check_collections(&options)?,
+            #[allow(unreachable_patterns, reason = "depends on the features")]
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "capture tables",
+                    format!(
+                        "tables are captured from postgres:// and collections from mongodb://, not \
+                         from {}://",
+                        from.scheme()
+                    ),
+                ));
+            }
+        }
         let (sink, batch) = open(to, routes).await?;
-        let capture = PostgresCapture::open(config.clone(), options, Arc::clone(&sink));
+        let source = match &from.0 {
+            Kind::Postgres(config) => {
+                let config = config.as_ref().clone();
+                let capture = PostgresCapture::open(config, options, Arc::clone(&sink));
+                Capture::Postgres(Arc::new(capture.await?))
+            }
+            #[cfg(feature = "mongodb")]
+            Kind::Mongo(config) => {
+                let options = CollectionOptions {
+                    copy: options.copy,
+                    ..CollectionOptions::new(options.tables)
+                };
+                let config = config.as_ref().clone();
+                let capture = MongoCapture::open(config, options, Arc::clone(&sink));
+                Capture::Mongo(Arc::new(capture.await?))
+            }
+            #[allow(unreachable_patterns, reason = "depends on the features")]
+            _ => return Err(Error::new(ErrorKind::Unsupported, "capture tables", "")),
+        };
         Ok(Self::of_tables(TableFlow {
-            source: Arc::new(capture.await?),
+            source,
             sink,
             batch,
         }))
@@ -56,7 +137,7 @@ impl Flow {
     pub async fn resync_table(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
         match self.as_tables() {
             Some(tables) => {
-                let consumers = tables.source.consumers();
+                let consumers = tables.source().consumers();
                 consumers.register(pipeline, &self.head().await?).await?;
                 // Nobody else writes what is being given up.
                 let forgotten = tables.sink.forget(pipeline, table);
@@ -73,7 +154,7 @@ impl Flow {
 
 impl TableFlow {
     pub(super) fn source(&self) -> &dyn Source<RowChange> {
-        self.source.as_ref()
+        self.source.as_source()
     }
 
     pub(super) fn sink(&self) -> &dyn TableSink {
@@ -94,7 +175,7 @@ impl TableFlow {
             );
             return Err(Error::new(ErrorKind::Unsupported, "open bridge", what));
         }
-        let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.sink));
+        let (source, sink) = (self.source.source(), Arc::clone(&self.sink));
         Ok(Bridge::from_source(source, sink, options)?.into())
     }
 
@@ -112,8 +193,8 @@ impl TableFlow {
         compared: impl FnMut(u64) + Send,
     ) -> Result<Verified> {
         let ends = TableEnds {
-            source: self.source.as_ref(),
-            from: self.source.as_ref(),
+            source: self.source(),
+            from: self.source.contents(),
             sink: self.sink.as_ref(),
             pipeline: &options.pipeline,
             patience: options.patience,
@@ -124,12 +205,27 @@ impl TableFlow {
     }
 }
 
-/// How the server is reached, where it is PostgreSQL.
-fn postgres(url: &DatabaseUrl) -> Option<&ledger_layout::postgres::PostgresConfig> {
-    match &url.0 {
-        Kind::Postgres(config) => Some(config),
-        #[allow(unreachable_patterns, reason = "depends on the features")]
-        _ => None,
+/// What is said of tables and means nothing for collections is refused, not passed over.
+#[cfg(feature = "mongodb")]
+fn check_collections(options: &CaptureOptions) -> Result<()> {
+    let mut filters = options.filters.values();
+    let given = [
+        ("slot", options.slot.is_some()),
+        ("publication", options.publication.is_some()),
+        ("keyless_changes", options.keyless_changes),
+        ("wal_budget", options.wal_budget.is_some()),
+        (
+            "rows and excluded columns",
+            filters.any(|filter| filter.rows.is_some() || !filter.exclude.is_empty()),
+        ),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "capture collections",
+            format!("{name}: collections of MongoDB have no such option"),
+        )),
     }
 }
 
@@ -157,5 +253,11 @@ async fn open(to: &DatabaseUrl, routes: TableRoutes) -> Result<(Arc<dyn TableSin
             let sink = ledger_sinks::sqlite::SqliteTables::open(config.clone(), routes).await?;
             Ok((Arc::new(sink), BatchOptions::default()))
         }
+        #[cfg(feature = "mongodb")]
+        Kind::Mongo(_) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "open copies of tables",
+            format!("{to} keeps no copies of tables; carry them into clickhouse:// or postgres://"),
+        )),
     }
 }

@@ -81,10 +81,21 @@ macro_rules! pairs {
 }
 
 pairs!(
-    sqlite: Sqlite => [sqlite: Sqlite, postgres: Postgres, clickhouse: ClickHouse],
-    postgres: Postgres => [
-        sqlite: Sqlite, postgres: Postgres, clickhouse: ClickHouse, clickhouse_24_8: ClickHouseOld
+    sqlite: Sqlite => [
+        sqlite: Sqlite, postgres: Postgres, mongodb: Mongo, clickhouse: ClickHouse
     ],
-    clickhouse: ClickHouse => [sqlite: Sqlite, postgres: Postgres, clickhouse: ClickHouse],
+    postgres: Postgres => [
+        sqlite: Sqlite, postgres: Postgres, mongodb: Mongo, clickhouse: ClickHouse,
+        clickhouse_24_8: ClickHouseOld
+    ],
+    postgres_wal: PostgresWal => [
+        sqlite: Sqlite, postgres: Postgres, mongodb: Mongo, clickhouse: ClickHouse
+    ],
+    mongodb: Mongo => [
+        sqlite: Sqlite, postgres: Postgres, mongodb: Mongo, clickhouse: ClickHouse
+    ],
+    clickhouse: ClickHouse => [
+        sqlite: Sqlite, postgres: Postgres, mongodb: Mongo, clickhouse: ClickHouse
+    ],
     clickhouse_24_8: ClickHouseOld => [postgres: Postgres],
 );

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use clickhouse::Client;
 use ledger::clickhouse::{ClickHouseConfig, ClickHouseStore};
 use ledger::connect::{DatabaseUrl, ReplicaSink};
+use ledger::mongodb::{MongoConfig, MongoDatabase, MongoStore};
 use ledger::postgres::{PostgresConfig, PostgresStore};
 use ledger::sqlite::{SqliteConfig, SqliteStore};
 use ledger::{PipelineId, Retention, Store, StoreName, StoreOptions};
+use mongodb::bson::{Document, doc};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -18,6 +20,9 @@ use uuid::Uuid;
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
+    /// With the write-ahead log as the store's; its place is one of `Postgres`.
+    PostgresWal,
+    Mongo,
     ClickHouse,
     ClickHouseOld,
 }
@@ -30,12 +35,16 @@ impl Kind {
                 let path = folder.path().join(format!("{what}.db"));
                 format!("sqlite:{}", path.display())
             }
-            Self::Postgres => {
+            Self::Postgres | Self::PostgresWal => {
                 let database = format!("{what}_{}", Uuid::new_v4().simple());
                 let server = ledger_harness::shared::postgres_url();
                 let create = format!("CREATE DATABASE {database}");
                 postgres(&server, &[create]).await;
                 database_of(&server, &database)
+            }
+            Self::Mongo => {
+                let database = format!("{what}_{}", Uuid::new_v4().simple());
+                mongo_database(&ledger_harness::shared::mongodb_url(), &database)
             }
             Self::ClickHouse => {
                 let server = ledger_harness::shared::clickhouse_url();
@@ -46,7 +55,9 @@ impl Kind {
                 clickhouse_database(&server, what).await
             }
         };
-        Place { kind: self, url }
+        let wal = self == Self::PostgresWal;
+        let kind = if wal { Self::Postgres } else { self };
+        Place { kind, url, wal }
     }
 }
 
@@ -87,6 +98,19 @@ fn clickhouse_client(url: &str) -> Client {
         .with_database(&config.database)
 }
 
+/// The same MongoDB server's other database.
+fn mongo_database(url: &str, database: &str) -> String {
+    let (server, rest) = url.rsplit_once('/').unwrap();
+    let (_, parameters) = rest.split_once('?').unwrap();
+    format!("{server}/{database}?{parameters}")
+}
+
+pub(crate) async fn mongo(url: &str) -> MongoDatabase {
+    MongoDatabase::open(MongoConfig::from_url(url).unwrap())
+        .await
+        .unwrap()
+}
+
 async fn postgres(url: &str, statements: &[String]) {
     let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
     for sql in statements {
@@ -103,11 +127,14 @@ async fn postgres(url: &str, statements: &[String]) {
 pub(crate) struct Place {
     pub(crate) kind: Kind,
     pub(crate) url: String,
+    /// Whether the log of its stores is the write-ahead log.
+    wal: bool,
 }
 
 /// Opens a store, and creates it where it does not exist.
 pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) -> Opened {
     let options = StoreOptions {
+        write_ahead_log: place.wal,
         retention,
         ..StoreOptions::default()
     };
@@ -117,12 +144,17 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
             let store = SqliteStore::open(config, name.clone(), options).await;
             Opened::Sqlite(Arc::new(store.unwrap()))
         }
-        Kind::Postgres => {
+        Kind::Postgres | Kind::PostgresWal => {
             let mut config = PostgresConfig::from_url(&place.url).unwrap();
             // Many cases run side by side against one server.
             config.max_connections = 5;
             let store = PostgresStore::open(config, name.clone(), options).await;
             Opened::Postgres(Arc::new(store.unwrap()))
+        }
+        Kind::Mongo => {
+            let config = MongoConfig::from_url(&place.url).unwrap();
+            let store = MongoStore::open(config, name.clone(), options).await;
+            Opened::Mongo(Arc::new(store.unwrap()))
         }
         Kind::ClickHouse | Kind::ClickHouseOld => {
             let config: ClickHouseConfig = place.url.parse().unwrap();
@@ -137,6 +169,7 @@ pub(crate) async fn open(place: &Place, name: &StoreName, retention: Retention) 
 pub(crate) enum Opened {
     Sqlite(Arc<SqliteStore>),
     Postgres(Arc<PostgresStore>),
+    Mongo(Arc<MongoStore>),
     ClickHouse(Arc<ClickHouseStore>),
 }
 
@@ -145,6 +178,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => Arc::clone(store) as _,
             Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Mongo(store) => Arc::clone(store) as _,
             Self::ClickHouse(store) => Arc::clone(store) as _,
         }
     }
@@ -153,6 +187,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.prune().await,
             Self::Postgres(store) => store.prune().await,
+            Self::Mongo(store) => store.prune().await,
             Self::ClickHouse(store) => store.prune().await,
         }
     }
@@ -161,6 +196,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.promote().await,
             Self::Postgres(store) => store.promote().await,
+            Self::Mongo(store) => store.promote().await,
             Self::ClickHouse(store) => store.promote().await,
         }
     }
@@ -181,7 +217,17 @@ impl Place {
                 }
                 conn.close().await.unwrap();
             }
-            Kind::Postgres => postgres(&self.url, statements).await,
+            Kind::Postgres | Kind::PostgresWal => postgres(&self.url, statements).await,
+            // Commands, as extended JSON.
+            Kind::Mongo => {
+                let database = mongo(&self.url).await;
+                for command in statements {
+                    let parsed: Document = serde_json::from_str(command).unwrap();
+                    let done = database.run("execute", parsed).await.unwrap();
+                    assert!(!done.contains_key("writeErrors"), "{command}: {done}");
+                }
+                database.close().await;
+            }
             Kind::ClickHouse | Kind::ClickHouseOld => clickhouse(&self.url, statements).await,
         }
     }
@@ -208,6 +254,7 @@ impl Place {
                 .await;
             Self {
                 kind: self.kind,
+                wal: self.wal,
                 url: format!("sqlite:{}", backup.display()),
             }
         } else if self.is_clickhouse() {
@@ -225,7 +272,31 @@ impl Place {
             }
             Self {
                 kind: self.kind,
+                wal: self.wal,
                 url: backup,
+            }
+        } else if self.kind == Kind::Mongo {
+            let source = mongo(&self.url).await;
+            let backup = format!("b{}", Uuid::new_v4().simple());
+            let url = mongo_database(&self.url, &backup);
+            let target = mongo(&url).await;
+            for name in source.database().list_collection_names().await.unwrap() {
+                let collection = source.collection(&name);
+                let mut indexes = collection.list_indexes().await.unwrap();
+                while let Some(index) = futures::StreamExt::next(&mut indexes).await {
+                    target
+                        .collection(&name)
+                        .create_index(index.unwrap())
+                        .await
+                        .unwrap();
+                }
+                let out = doc! {"$out": {"db": &backup, "coll": &name}};
+                collection.aggregate([out]).await.unwrap();
+            }
+            Self {
+                kind: self.kind,
+                wal: self.wal,
+                url,
             }
         } else {
             let server = ledger_harness::shared::postgres_url();
@@ -240,6 +311,7 @@ impl Place {
             postgres(&server, &[end, copy]).await;
             Self {
                 kind: self.kind,
+                wal: self.wal,
                 url: database_of(&self.url, &backup),
             }
         }
@@ -288,9 +360,20 @@ impl Pair {
     pub(crate) async fn close(self) {
         self.source.close().await;
         for place in [&self.from, &self.to] {
+            if place.kind == Kind::Mongo {
+                let database = mongo(&place.url).await;
+                database.database().drop().await.unwrap();
+                database.close().await;
+            }
             if place.kind == Kind::Postgres {
                 let server = ledger_harness::shared::postgres_url();
                 let (_, database) = place.url.rsplit_once('/').unwrap();
+                if place.wal {
+                    let slots = "SELECT pg_drop_replication_slot(slot_name) \
+                         FROM pg_replication_slots WHERE database = current_database() \
+                         AND NOT active";
+                    postgres(&place.url, &[slots.to_owned()]).await;
+                }
                 let drop = format!("DROP DATABASE {database} WITH (FORCE)");
                 postgres(&server, &[drop]).await;
             }

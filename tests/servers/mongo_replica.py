@@ -1,10 +1,11 @@
 """Turns a fresh mongod on a loopback port into the primary of a replica set of one.
 
-    python mongo_replica.py PORT [SECONDS]
+    python mongo_replica.py PORT [SECONDS [standalone]]
 
 Returns once the server accepts writes; fails with the server's own words after the
 deadline (30 seconds). Speaks the few bytes of the wire protocol that this takes, so
-that no driver is needed. A server that is initiated already is only waited for.
+that no driver is needed. A server that is initiated already is only waited for, and so is
+one that is to stay by itself.
 """
 
 import socket
@@ -77,7 +78,7 @@ def command(port, document, database="admin"):
 def main():
     port = int(sys.argv[1])
     deadline = time.monotonic() + float(sys.argv[2] if len(sys.argv) > 2 else 30)
-    initiated, last = False, None
+    initiated, last = sys.argv[3:] == ["standalone"], None
     while time.monotonic() < deadline:
         try:
             last = command(port, {"hello": 1})

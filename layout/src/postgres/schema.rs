@@ -128,6 +128,8 @@ pub struct StoreRow {
     pub log: bool,
     /// Whether its log is the database's write-ahead log.
     pub wal: bool,
+    /// The number of the database that it is in.
+    pub database: u32,
     /// Of a replica: the source it is bound to.
     pub source: Option<SourceId>,
 }
@@ -196,7 +198,7 @@ pub(super) async fn lock(conn: &mut PgConnection) -> Result<()> {
 /// What is registered of the store; none where there is no such store, or no store at all.
 pub async fn find_store(conn: &mut PgConnection, tables: &Tables) -> Result<Option<StoreRow>> {
     let sql = tables
-        .sql("SELECT uuid, schema_version, role, log, source FROM {ledger.stores} WHERE name = $1");
+        .sql("SELECT uuid, schema_version, role, log, source, (SELECT oid::int8 FROM pg_database WHERE datname = current_database()) AS database FROM {ledger.stores} WHERE name = $1");
     let found = sqlx::query(AssertSqlSafe(sql))
         .bind(tables.store.as_str())
         .fetch_optional(conn)
@@ -229,6 +231,7 @@ pub async fn find_store(conn: &mut PgConnection, tables: &Tables) -> Result<Opti
         },
         log: row.get("log"),
         wal: version > WITHOUT_WAL,
+        database: u32::try_from(row.get::<i64, _>("database")).unwrap_or(0),
         source: source.map(|source| source.parse()).transpose()?,
     }))
 }

@@ -49,9 +49,29 @@ pub fn prefix(store: &Uuid) -> String {
     format!("ledger:{}", store.simple())
 }
 
-/// The name of a store's slot, and of its publication.
-pub fn slot(store: &Uuid) -> String {
+/// The name of a store's publication.
+pub fn publication(store: &Uuid) -> String {
     format!("ledger_{}", store.simple())
+}
+
+/// The name of a store's slot. Slots are those of the whole server, and a database that was made as a
+/// copy of another one has stores of the same ids.
+pub fn slot(store: &Uuid, database: u32) -> String {
+    format!("ledger_{}_{database}", store.simple())
+}
+
+/// What the cursors of a store are sealed with, other than those of its copy in another database.
+pub fn history(store: &Uuid, database: u32) -> Uuid {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(store.as_bytes());
+    hash.update(&database.to_be_bytes());
+    Uuid::from_u128(hash.digest128())
+}
+
+async fn database(conn: &mut PgConnection) -> std::result::Result<u32, sqlx::Error> {
+    let sql = "SELECT oid::int8 FROM pg_database WHERE datname = current_database()";
+    let oid: i64 = sqlx::query_scalar(sql).fetch_one(conn).await?;
+    Ok(u32::try_from(oid).unwrap_or(0))
 }
 
 /// What is noted of a store's log.
@@ -109,12 +129,12 @@ pub async fn check(conn: &mut PgConnection) -> Result<()> {
 /// Notes that the store's log is the write-ahead log, and publishes its entries. The slot is still to
 /// be made.
 pub(super) async fn register(conn: &mut PgConnection, tables: &Tables, store: &Uuid) -> Result<()> {
-    let slot = slot(store);
+    let publication = publication(store);
     let statements = SHARED.iter().map(|sql| tables.sql(sql)).chain([
-        format!("DROP PUBLICATION IF EXISTS \"{slot}\""),
+        format!("DROP PUBLICATION IF EXISTS \"{publication}\""),
         // No deletes: that entries are gone is told by their trim.
         format!(
-            "CREATE PUBLICATION \"{slot}\" FOR TABLE {} WITH (publish = 'insert, update')",
+            "CREATE PUBLICATION \"{publication}\" FOR TABLE {} WITH (publish = 'insert, update')",
             tables.of_store("entries")
         ),
     ]);
@@ -123,6 +143,7 @@ pub(super) async fn register(conn: &mut PgConnection, tables: &Tables, store: &U
         let done = sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn).await;
         done.map_err(failed)?;
     }
+    let slot = slot(store, database(&mut *conn).await.map_err(failed)?);
     let sql = tables.sql(
         "INSERT INTO {ledger.wal_logs} (store, slot) VALUES ($1, $2) \
          ON CONFLICT (store) DO UPDATE SET slot = $2, kept_after = NULL, kept_lsn = 0, \
@@ -204,12 +225,12 @@ pub async fn switch(conn: &mut PgConnection, tables: &Tables, wal: bool) -> Resu
             .execute(&mut *tx)
             .await;
         told.map_err(failed)?;
-        forget_log(&mut tx, tables, &slot(&uuid)).await?;
+        forget_log(&mut tx, tables, &publication(&uuid)).await?;
     }
     tx.commit().await.map_err(failed)
 }
 
-async fn forget_log(conn: &mut PgConnection, tables: &Tables, slot: &str) -> Result<()> {
+async fn forget_log(conn: &mut PgConnection, tables: &Tables, publication: &str) -> Result<()> {
     let store = tables.store();
     let failed = |error| failed(OPERATION, format!("store {store}"), error);
     for sql in [
@@ -222,7 +243,7 @@ async fn forget_log(conn: &mut PgConnection, tables: &Tables, slot: &str) -> Res
             .await;
         done.map_err(failed)?;
     }
-    let sql = format!("DROP PUBLICATION IF EXISTS \"{slot}\"");
+    let sql = format!("DROP PUBLICATION IF EXISTS \"{publication}\"");
     let dropped = sqlx::query(AssertSqlSafe(sql)).execute(conn).await;
     dropped.map(drop).map_err(failed)
 }

@@ -19,8 +19,8 @@ pub use hooks::SqliteHooks;
 pub use notice::Waiter;
 pub use rows::{
     ENTRY_COLUMNS, LOG_COLUMNS, LOG_TAG, Payload, decode_entry, decode_log_row, decode_stream,
-    encode_ids, from_micros, id_out, int_in, json_pairs, json_texts, payload_value, read_column,
-    text_pairs, uint,
+    from_micros, id_out, int_in, json_pairs, json_texts, payload_value, read_column, text_pairs,
+    uint,
 };
 pub use schema::{
     Role, SCHEMA_VERSION, StoreRow, Tables, load, names, open_replica, open_source, promote,

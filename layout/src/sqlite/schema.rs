@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::error::failed;
-use super::rows::{encode_ids, from_micros};
+use super::rows::from_micros;
+use crate::log::encode_ids;
 
 /// The version of the tables that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = 1;

@@ -5,7 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 use ledger_core::{
     Batch, Claim, ColumnType, Cursor, CursorStore, Error, ErrorKind, HeldRow, PipelineId, Result,
-    Row, RowChange, Sink, SourceId, Table, TableName, TableReplica, TableSink, TableState, Version,
+    Row, RowChange, Sink, SourceId, Table, TableName, TableReplica, TableSink, TableState, Value,
+    Version,
 };
 use ledger_layout::postgres::{PostgresConfig, begin_in, failed};
 use ledger_layout::tables::{Carried, TableRoutes};
@@ -117,6 +118,33 @@ impl PostgresTables {
 
     fn failed(&self, operation: &'static str, error: sqlx::Error) -> Error {
         failed(operation, format!("tables at {}", self.target), error)
+    }
+
+    /// Writes a column's JSON as the server does: it keeps neither the order of keys nor white space.
+    async fn as_jsonb(
+        &self,
+        conn: &mut PgConnection,
+        rows: &mut [Row],
+        column: usize,
+    ) -> Result<()> {
+        let texts = rows.iter().map(|row| match row.get(column) {
+            Some(Value::Text(text)) => Some(String::from_utf8_lossy(text).into_owned()),
+            _ => None,
+        });
+        let texts: Vec<Option<String>> = texts.collect();
+        let sql =
+            "SELECT t::jsonb::text FROM unnest($1::text[]) WITH ORDINALITY u (t, n) ORDER BY n";
+        let written: Vec<Option<String>> = sqlx::query_scalar(sql)
+            .bind(texts)
+            .fetch_all(conn)
+            .await
+            .map_err(|error| self.failed(READ, error))?;
+        for (row, written) in rows.iter_mut().zip(written) {
+            if let (Some(value), Some(written)) = (row.get_mut(column), written) {
+                *value = Value::Text(written.into());
+            }
+        }
+        Ok(())
     }
 
     async fn begin(&self, operation: &'static str) -> Result<sqlx::Transaction<'_, Postgres>> {
@@ -347,7 +375,11 @@ impl TableReplica for PostgresTables {
         utc(&mut tx).await?;
         let engine = &mut Transaction(&mut tx);
         let opened = Opened::find(engine, &self.routes, pipeline, &table.name).await?;
-        opened.expected(engine, table, rows)
+        let mut expected = opened.expected(engine, table, rows)?;
+        for column in opened.of_type(table, "jsonb") {
+            self.as_jsonb(&mut tx, &mut expected, column).await?;
+        }
+        Ok(expected)
     }
 
     async fn count(&self, pipeline: &PipelineId, table: &TableName) -> Result<u64> {

@@ -183,6 +183,16 @@ impl Opened {
         Ok(rows)
     }
 
+    /// The places of a table's columns that are kept in columns of this type.
+    pub(crate) fn of_type(&self, table: &Table, type_name: &str) -> Vec<usize> {
+        let places = self.note.places(table, self.note.version);
+        let slots = self.destination.slots.iter().zip(places);
+        slots
+            .filter(|(slot, _)| slot.type_name == type_name)
+            .filter_map(|(_, place)| place)
+            .collect()
+    }
+
     /// A row of the source as it is read here.
     pub(crate) fn expected<E: Engine>(
         &self,

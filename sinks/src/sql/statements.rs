@@ -16,7 +16,7 @@ const ROWS: usize = 500;
 pub(super) struct Slot {
     pub(super) name: String,
     kind: ledger_core::ColumnType,
-    type_name: String,
+    pub(super) type_name: String,
     options: ColumnOptions,
     pub(super) key: bool,
 }

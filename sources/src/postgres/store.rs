@@ -18,6 +18,7 @@ use ledger_layout::postgres::{
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::{PgConnection, Postgres, Transaction};
+use uuid::Uuid;
 
 use super::append::Prepared;
 use super::group::{self, Group};
@@ -41,6 +42,8 @@ pub(super) struct Inner {
     pub(super) config: PostgresConfig,
     pub(super) options: StoreOptions,
     pub(super) row: StoreRow,
+    /// What the cursors of a write-ahead log are sealed with.
+    pub(super) history: Uuid,
     pub(super) statements: super::append::Statements,
     pub(super) contents: PostgresContents,
     pub(super) wake: Wake,
@@ -143,6 +146,7 @@ impl PostgresStore {
             tables,
             config: database.config().clone(),
             options,
+            history: ledger_layout::postgres::wal::history(&row.uuid, row.database),
             row,
             search,
             shared,
@@ -219,7 +223,7 @@ impl PostgresStore {
 
 /// The number that stands for a cursor among the consumers, by the kind of the store's log.
 fn position(row: &StoreRow) -> Number {
-    let store = row.uuid;
+    let store = ledger_layout::postgres::wal::history(&row.uuid, row.database);
     if row.wal {
         Arc::new(move |cursor| wal::number(cursor, &store))
     } else {
@@ -254,6 +258,11 @@ impl Inner {
     pub(super) fn appended(self: &Arc<Self>) {
         self.committed();
         self.pruner.after_write(self);
+    }
+
+    /// The name of the slot of a write-ahead log.
+    pub(super) fn slot(&self) -> String {
+        ledger_layout::postgres::wal::slot(&self.row.uuid, self.row.database)
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ledger_core::{Error, ErrorKind, Result, StreamKey, StreamName, StreamRef, Timestamp};
 use ledger_layout::Retention;
-use ledger_layout::log::APPEND;
-use ledger_layout::sqlite::{Tables, encode_ids, failed, int_in, read_column, uint};
+use ledger_layout::log::{APPEND, encode_ids};
+use ledger_layout::sqlite::{Tables, failed, int_in, read_column, uint};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 /// What a mutation finds, under the write lock.

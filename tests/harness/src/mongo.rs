@@ -4,10 +4,12 @@ use std::process::Command;
 
 use crate::server::{Server, Signals, helper, required};
 
-/// A private MongoDB: a replica set of one, so that change streams and transactions work.
+/// A private MongoDB: a replica set of one, so that change streams and transactions work, or a
+/// standalone server, which has neither.
 #[derive(Debug)]
 pub struct Mongo {
     server: Server,
+    standalone: bool,
     mongod: String,
     python: String,
 }
@@ -18,6 +20,18 @@ impl Mongo {
     /// # Panics
     /// If it does not start, or if `LEDGER_MONGOD` or `LEDGER_CLICKHOUSE_PYTHON` is not set.
     pub async fn start() -> Self {
+        Self::start_as(false).await
+    }
+
+    /// Starts a new instance that is no member of a replica set.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_standalone() -> Self {
+        Self::start_as(true).await
+    }
+
+    async fn start_as(standalone: bool) -> Self {
         let signals = Signals {
             stop: "TERM",
             abandon: "KILL",
@@ -26,6 +40,7 @@ impl Mongo {
             mongod: required("LEDGER_MONGOD"),
             python: required("LEDGER_CLICKHOUSE_PYTHON"),
             server: Server::new("mongodb", signals),
+            standalone,
         };
         this.launch().await;
         this
@@ -85,22 +100,12 @@ impl Mongo {
             .unwrap_or_else(|error| panic!("create {}: {error}", data.display()));
         let port = self.server.port().to_string();
         let mut command = Command::new(&self.mongod);
-        command.args([
-            "--replSet",
-            "rs0",
-            "--bind_ip",
-            "127.0.0.1",
-            "--port",
-            &port,
-        ]);
+        command.args(["--bind_ip", "127.0.0.1", "--port", &port]);
+        if !self.standalone {
+            command.args(["--replSet", "rs0", "--oplogSize", "64"]);
+        }
         command.arg("--dbpath").arg(data);
-        command.args([
-            "--wiredTigerCacheSizeGB",
-            "0.25",
-            "--oplogSize",
-            "64",
-            "--nounixsocket",
-        ]);
+        command.args(["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         // An orderly stop would wait so long for another member to take over.
         command.args([
@@ -112,7 +117,8 @@ impl Mongo {
         initiate
             .arg(helper("mongo_replica.py"))
             .arg(&port)
-            .arg("60");
+            .arg("60")
+            .arg(if self.standalone { "standalone" } else { "rs0" });
         self.server.run(initiate).await;
     }
 }

@@ -206,5 +206,15 @@ async fn roll_back(pair: &Pair) {
         }
         // Has no transactions, and draws no number that is not committed with its rows.
         Opened::ClickHouse(_) => {}
+        Opened::Mongo(store) => {
+            let mut session = store.database().client().start_session().await.unwrap();
+            session.start_transaction().await.unwrap();
+            let mut within = store.within(&mut session);
+            within
+                .append(&name, entries, ExpectedVersion::Any)
+                .await
+                .unwrap();
+            session.abort_transaction().await.unwrap();
+        }
     }
 }

@@ -20,10 +20,18 @@ struct Hand<'a> {
 }
 
 impl Hand<'_> {
+    fn mongo_update(&mut self, collection: &str, condition: &str, set: &str) {
+        let name = &self.pair.name;
+        self.statements.push(format!(
+            r#"{{"update": "{name}_{collection}", "updates": [{{"q": {condition}, "u": {{"$set": {set}}}}}]}}"#
+        ));
+    }
+
     fn update(&mut self, table: &str, set: &str, condition: &str) {
         let name = &self.pair.name;
         self.statements.push(match self.pair.to.kind {
-            Kind::Sqlite | Kind::Postgres => {
+            Kind::Mongo => unreachable!("altered by mongo_update"),
+            Kind::Sqlite | Kind::Postgres | Kind::PostgresWal => {
                 format!("UPDATE {name}_{table} SET {set} WHERE {condition}")
             }
             Kind::ClickHouse | Kind::ClickHouseOld => format!(
@@ -36,7 +44,10 @@ impl Hand<'_> {
     fn delete(&mut self, id: EntryId) {
         let name = &self.pair.name;
         self.statements.push(match self.pair.to.kind {
-            Kind::Sqlite | Kind::Postgres => format!("DELETE FROM {name}_entries WHERE id = {id}"),
+            Kind::Mongo => format!(
+                r#"{{"delete": "{name}_entries", "deletes": [{{"q": {{"_id": {id}}}, "limit": 1}}]}}"#
+            ),
+            Kind::Sqlite | Kind::Postgres | Kind::PostgresWal => format!("DELETE FROM {name}_entries WHERE id = {id}"),
             Kind::ClickHouse | Kind::ClickHouseOld => format!(
                 "ALTER TABLE {name}_entries DELETE WHERE id = {id} SETTINGS mutations_sync = 2"
             ),
@@ -46,11 +57,20 @@ impl Hand<'_> {
     /// A row like that of `id`, with another id.
     fn double(&mut self, id: EntryId, as_id: u64) {
         let name = &self.pair.name;
+        if self.pair.to.kind == Kind::Mongo {
+            self.statements.push(format!(
+                r#"{{"aggregate": "{name}_entries", "cursor": {{}}, "pipeline": [
+                    {{"$match": {{"_id": {id}}}}}, {{"$set": {{"_id": {{"$toLong": {as_id}}}}}}},
+                    {{"$unset": "dedup_key"}}, {{"$merge": "{name}_entries"}}]}}"#
+            ));
+            return;
+        }
         let columns = match self.pair.to.kind {
+            Kind::Mongo => unreachable!("doubled above"),
             Kind::Sqlite => {
                 "stream_key, created_at, order_key, dedup_key, schema_version, metadata, tags, payload"
             }
-            Kind::Postgres => "stream_key, created_at, payload",
+            Kind::Postgres | Kind::PostgresWal => "stream_key, created_at, payload",
             Kind::ClickHouse | Kind::ClickHouseOld => {
                 "stream_key, label_version, payload, order_key, dedup_key, schema_version, \
                  metadata, tags, annotations, created_at"
@@ -63,14 +83,25 @@ impl Hand<'_> {
     }
 
     fn payload(&mut self, id: EntryId) {
+        if self.pair.to.kind == Kind::Mongo {
+            let condition = format!(r#"{{"_id": {id}}}"#);
+            self.mongo_update("entries", &condition, r#"{"payload": {"forged": true}}"#);
+            return;
+        }
         let set = r#"payload = '{"forged": true}'"#;
         self.update("entries", set, &format!("id = {id}"));
     }
 
     fn tags(&mut self, id: EntryId) {
+        if self.pair.to.kind == Kind::Mongo {
+            let condition = format!(r#"{{"_id": {id}}}"#);
+            self.mongo_update("entries", &condition, r#"{"tags": ["forged"]}"#);
+            return;
+        }
         let set = match self.pair.to.kind {
+            Kind::Mongo => unreachable!("altered above"),
             Kind::Sqlite => r#"tags = '["forged"]'"#,
-            Kind::Postgres => "tags = ARRAY['forged']",
+            Kind::Postgres | Kind::PostgresWal => "tags = ARRAY['forged']",
             Kind::ClickHouse | Kind::ClickHouseOld => "tags = ['forged']",
         };
         self.update("entries", set, &format!("id = {id}"));
@@ -78,8 +109,17 @@ impl Hand<'_> {
 
     /// The newer label of an entry, which a ClickHouse replica keeps apart.
     fn label(&mut self, id: EntryId) {
+        if self.pair.to.kind == Kind::Mongo {
+            let condition = format!(r#"{{"_id": {id}}}"#);
+            let set = r#"{"annotations": [{"k": "note", "v": "forged"}]}"#;
+            self.mongo_update("entries", &condition, set);
+            return;
+        }
         let (table, set) = match self.pair.to.kind {
-            Kind::Sqlite | Kind::Postgres => ("entries", r#"annotations = '{"note": "forged"}'"#),
+            Kind::Mongo => unreachable!("altered above"),
+            Kind::Sqlite | Kind::Postgres | Kind::PostgresWal => {
+                ("entries", r#"annotations = '{"note": "forged"}'"#)
+            }
             Kind::ClickHouse | Kind::ClickHouseOld => (
                 "labels",
                 "annotations = (tupleElement(annotations, 1), [('note', 'forged')])",
@@ -89,8 +129,19 @@ impl Hand<'_> {
     }
 
     fn rename(&mut self, from: &str, to: &str) {
+        if self.pair.to.kind == Kind::Mongo {
+            let (from, to) = (
+                format!(r#"{{"name": "{from}"}}"#),
+                format!(r#"{{"name": "{to}"}}"#),
+            );
+            self.mongo_update("streams", &from, &to);
+            return;
+        }
         let (set, condition) = match self.pair.to.kind {
-            Kind::Sqlite | Kind::Postgres => (format!("name = '{to}'"), format!("name = '{from}'")),
+            Kind::Mongo => unreachable!("altered above"),
+            Kind::Sqlite | Kind::Postgres | Kind::PostgresWal => {
+                (format!("name = '{to}'"), format!("name = '{from}'"))
+            }
             Kind::ClickHouse | Kind::ClickHouseOld => (
                 format!("name = (tupleElement(name, 1), '{to}')"),
                 format!("tupleElement(name, 2) = '{from}'"),

@@ -18,7 +18,6 @@ mod in_flight;
 mod options;
 mod position;
 mod rows;
-mod select;
 pub(super) mod slot;
 mod source;
 mod text;
@@ -26,8 +25,8 @@ mod timeline;
 mod types;
 
 pub use super::replication::{Message, Relation, RelationColumn, decode};
+pub use crate::select::TableSelection;
 pub use options::{CaptureOptions, TableFilter, WalBudget, WalExceeded};
-pub use select::TableSelection;
 pub use source::PostgresCapture;
 pub(super) use source::end;
 pub use text::CopyText;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use ledger_core::{Error, Result, TableName};
 
-use super::select::TableSelection;
+use crate::select::TableSelection;
 
 /// How a capture behaves.
 #[derive(Debug, Clone)]

@@ -87,11 +87,11 @@ enum What {
 }
 
 impl Decoder {
-    /// A decoder of the log behind `after`. With `within` the log is read from that position's
+    /// A decoder of the log behind `after`, for messages of `prefix`; `store` seals the cursors. With `within` the log is read from that position's
     /// transaction on, which must then come first.
-    pub(super) fn new(store: Uuid, after: Position, within: bool) -> Self {
+    pub(super) fn new(store: Uuid, prefix: String, after: Position, within: bool) -> Self {
         Self {
-            prefix: wal::prefix(&store),
+            prefix,
             store,
             expected: (within && after.ordinal > 0).then_some((after.commit, after.digest)),
             id: after.id,
@@ -604,7 +604,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_told_change_by_change() {
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         let changes = read(&mut decoder, transaction()).unwrap();
         let kinds: Vec<_> = changes.iter().map(|c| c.mutation.kind().as_str()).collect();
         assert_eq!(kinds, ["append", "append", "set_tags", "trim", "rename"]);
@@ -622,18 +622,18 @@ mod tests {
 
     #[test]
     fn from_within_a_transaction_exactly_the_rest_comes() {
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         let all = read(&mut decoder, transaction()).unwrap();
         for (at, change) in all.iter().enumerate() {
             let after = Position::from_cursor(&change.cursor, &STORE).unwrap();
-            let mut decoder = Decoder::new(STORE, after, true);
+            let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), after, true);
             assert_eq!(read(&mut decoder, transaction()).unwrap(), all[at + 1..]);
         }
     }
 
     #[test]
     fn another_transaction_in_the_place_of_the_cursors_is_another_history() {
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         let all = read(&mut decoder, transaction()).unwrap();
         let after = Position::from_cursor(&all[0].cursor, &STORE).unwrap();
         let later = Message::Begin {
@@ -642,7 +642,7 @@ mod tests {
             xid: 3,
         };
         for begun in [begin(8), begin(10), later] {
-            let mut decoder = Decoder::new(STORE, after, true);
+            let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), after, true);
             let error = read(&mut decoder, vec![begun]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::SourceDiverged);
         }
@@ -673,7 +673,7 @@ mod tests {
                 false,
             ),
         ] {
-            let mut decoder = Decoder::new(STORE, Position::START, false);
+            let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
             let read = read(&mut decoder, messages(message.clone()));
             match read {
                 Ok(changes) => assert!(changes.is_empty() && !refused, "{message:?}"),
@@ -687,7 +687,7 @@ mod tests {
 
     #[test]
     fn what_depends_on_the_connection_or_on_no_transaction_is_not_counted() {
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         let all = read(&mut decoder, transaction()).unwrap();
         let outside = Message::Logical {
             transactional: false,
@@ -698,13 +698,13 @@ mod tests {
         for message in transaction() {
             messages.extend([message, Message::Other, outside.clone()]);
         }
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         assert_eq!(read(&mut decoder, messages).unwrap(), all);
     }
 
     #[test]
     fn the_end_of_the_log_is_told() {
-        let mut decoder = Decoder::new(STORE, Position::START, false);
+        let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
         let error = read(&mut decoder, vec![begin(9), told("e")]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceDiverged);
     }
@@ -739,7 +739,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(messages in prop::collection::vec(message(), 0..40)) {
-            let mut decoder = Decoder::new(STORE, Position::START, false);
+            let mut decoder = Decoder::new(STORE, wal::prefix(&STORE), Position::START, false);
             for message in messages {
                 if let Ok(Met::Change(position, raw)) = decoder.read(message) {
                     let _ = decoder.change(position, raw);

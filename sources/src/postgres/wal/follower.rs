@@ -168,7 +168,7 @@ async fn follow(inner: Arc<Inner>, store: &Weak<Inner>) -> Result<()> {
         wal::find(&mut conn, &inner.tables).await?
     };
     let last = row.last.map_or(Ok(Position::START), |last| {
-        Position::from_cursor(&Cursor::from_bytes(last)?, &inner.row.uuid)
+        Position::from_cursor(&Cursor::from_bytes(last)?, &inner.history)
     })?;
     let mut seen = Seen {
         last,
@@ -263,7 +263,7 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
     let (Some(slot), Some(kept)) = (slot, row.kept_after) else {
         return Ok(0);
     };
-    let uuid = &inner.row.uuid;
+    let uuid = &inner.history;
     let kept = Position::from_cursor(&Cursor::from_bytes(kept)?, uuid)?;
     note(inner, &mut tx, seen).await?;
     let consumers = consumers(inner, &mut tx).await?;
@@ -335,7 +335,7 @@ fn lower(a: Border, b: Border) -> Border {
 
 /// Stores what is known, for whoever opens the store later, and as a mark of this moment.
 async fn note(inner: &Inner, conn: &mut PgConnection, seen: Seen) -> Result<()> {
-    let (last, through) = (seen.last.to_cursor(&inner.row.uuid), seen.through);
+    let (last, through) = (seen.last.to_cursor(&inner.history), seen.through);
     for sql in [
         "UPDATE {ledger.wal_logs} SET last = $2, through = $3 WHERE store = $1 AND through < $3",
         "INSERT INTO {ledger.wal_marks} (store, at, last, through) \
@@ -365,7 +365,7 @@ async fn consumers(inner: &Inner, conn: &mut PgConnection) -> Result<Vec<Positio
     // A position in the log of before, which was another kind, is none that could be kept for.
     let position = |bytes| {
         let cursor = Cursor::from_bytes(bytes).ok()?;
-        Position::from_cursor(&cursor, &inner.row.uuid).ok()
+        Position::from_cursor(&cursor, &inner.history).ok()
     };
     Ok(rows.into_iter().filter_map(position).collect())
 }
@@ -396,7 +396,7 @@ async fn mark(
     let last = Cursor::from_bytes(row.get::<Vec<u8>, _>(0))?;
     Ok(Some(Border {
         lsn: row.get::<i64, _>(1).cast_unsigned(),
-        kept_after: Position::from_cursor(&last, &inner.row.uuid)?,
+        kept_after: Position::from_cursor(&last, &inner.history)?,
     }))
 }
 

@@ -127,7 +127,7 @@ impl ChangeLog for WalLog {
     }
 
     fn start(&self) -> Cursor {
-        Position::START.to_cursor(&self.inner().row.uuid)
+        Position::START.to_cursor(&self.inner().history)
     }
 
     fn changes(&self, after: Cursor) -> BoxStream<'static, Result<Change>> {
@@ -142,14 +142,14 @@ impl ChangeLog for WalLog {
         // What is in the log can be seen a little later, and its writer holds its locks until then.
         let mut conn = inner.connection(OPERATION).await?;
         Holders::wait(inner, &mut conn, WRITTEN).await?;
-        Ok(last.to_cursor(&inner.row.uuid))
+        Ok(last.to_cursor(&inner.history))
     }
 
     async fn lag(&self, after: &Cursor) -> Result<Lag> {
         const OPERATION: &str = "measure lag";
         const EXACT: i64 = 100_000;
         let inner = self.inner();
-        let position = Position::from_cursor(after, &inner.row.uuid)?;
+        let position = Position::from_cursor(after, &inner.history)?;
         let mut conn = inner.connection(OPERATION).await?;
         let sql = inner.tables.sql(
             "SELECT count(*), min(created_at), coalesce(max(id), 0), clock_timestamp(), \
@@ -285,7 +285,7 @@ async fn switch(pool: &PgPool, store: &StoreName, wal: bool) -> Result<()> {
         return Ok(());
     }
     slot::settle(&mut conn).await?;
-    drop_slot(&mut conn, &wal::slot(&row.uuid)).await
+    drop_slot(&mut conn, &wal::slot(&row.uuid, row.database)).await
 }
 
 /// The error of a call that only one of the two kinds of log can serve.

@@ -53,7 +53,8 @@ impl Reader {
     /// `CursorExpired` where the log is no longer kept from there on; `SourceDiverged` where it does
     /// not reach that far.
     pub(super) async fn open(inner: &Inner, after: Position, through: u64) -> Result<Self> {
-        let uuid = inner.row.uuid;
+        let uuid = inner.history;
+        let publication = wal::publication(&inner.row.uuid);
         let row = {
             let mut conn = inner.connection(OPERATION).await?;
             let row = wal::find(&mut conn, &inner.tables).await?;
@@ -65,7 +66,7 @@ impl Reader {
             if slot.is_none_or(|slot| slot.lost) {
                 return Err(expired(inner, "its replication slot is gone"));
             }
-            check_publication(inner, &mut conn, &row.slot).await?;
+            check_publication(inner, &mut conn, &publication).await?;
             row
         };
         let replication = Replication::connect(&inner.config).await?;
@@ -105,13 +106,14 @@ impl Reader {
         }
         let start = after.commit.max(through).max(from);
         let replication = replication
-            .start(&name, start, std::slice::from_ref(&row.slot), true)
+            .start(&name, start, std::slice::from_ref(&publication), true)
             .await?;
         let feed = Feed::new(replication, start);
+        let prefix = wal::prefix(&inner.row.uuid);
         Ok(Self {
             confirmed: feed.confirmed(),
             feed,
-            decoder: Decoder::new(uuid, after, start == after.commit),
+            decoder: Decoder::new(uuid, prefix, after, start == after.commit),
         })
     }
 
@@ -174,7 +176,7 @@ async fn check_publication(inner: &Inner, conn: &mut PgConnection, name: &str) -
 
 /// Hands on every change behind `after`, in pages of bounded size, until an error or the store's end.
 pub(super) async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Result<()> {
-    let after = Position::from_cursor(after, &inner.row.uuid)?;
+    let after = Position::from_cursor(after, &inner.history)?;
     let mut reader = Reader::open(inner, after, 0).await?;
     let mut at = after;
     loop {
@@ -256,7 +258,7 @@ async fn check_kept(inner: &Inner, at: Position) -> Result<()> {
     let kept_after = wal::find(&mut conn, &inner.tables).await?.kept_after;
     let kept_after = kept_after.map(Cursor::from_bytes).transpose()?;
     match kept_after {
-        Some(kept_after) if at < Position::from_cursor(&kept_after, &inner.row.uuid)? => {
+        Some(kept_after) if at < Position::from_cursor(&kept_after, &inner.history)? => {
             Err(expired(inner, "it was not read on in time"))
         }
         Some(_) => Ok(()),

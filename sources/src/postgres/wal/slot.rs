@@ -35,7 +35,6 @@ pub(super) async fn prepare(inner: &Inner) -> Result<()> {
     if is_ready(inner, &mut tx).await? {
         return Ok(());
     }
-    let row = wal::find(&mut tx, &inner.tables).await?;
     let sql = inner.tables.sql("SELECT EXISTS (SELECT FROM {streams})");
     let used: bool = sqlx::query_scalar(safe(sql))
         .fetch_one(&mut *tx)
@@ -45,13 +44,14 @@ pub(super) async fn prepare(inner: &Inner) -> Result<()> {
         // A call that has begun before the log was switched writes as it was then.
         settle(&mut tx).await?;
     }
-    slot::drop_slot(&mut tx, &row.slot).await?;
+    let name = inner.slot();
+    slot::drop_slot(&mut tx, &name).await?;
     let patience = format!("SET LOCAL statement_timeout = {}", PATIENCE.as_millis());
     sqlx::query(safe(patience))
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
-    let from = match slot::create(&mut tx, &row.slot, true).await {
+    let from = match slot::create(&mut tx, &name, true).await {
         // `query_canceled`
         Err(error) if error.chain().contains("statement timeout") => {
             return Err(waiting(inner, error).await);
@@ -77,14 +77,14 @@ pub(super) async fn prepare(inner: &Inner) -> Result<()> {
     );
     let noted = sqlx::query(safe(sql))
         .bind(inner.tables.store().as_str())
-        .bind(kept_after.to_cursor(&inner.row.uuid).as_bytes())
+        .bind(kept_after.to_cursor(&inner.history).as_bytes())
         .bind(from.cast_signed())
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
     if noted.rows_affected() == 0 {
         // The log was switched meanwhile.
-        slot::drop_slot(&mut tx, &row.slot).await?;
+        slot::drop_slot(&mut tx, &name).await?;
     }
     tx.commit().await.map_err(failed)
 }
@@ -99,9 +99,10 @@ async fn forget(inner: &Inner, conn: &mut PgConnection) -> Result<()> {
     }
     let sql = inner
         .tables
-        .sql("UPDATE {ledger.wal_logs} SET kept_after = NULL WHERE store = $1");
+        .sql("UPDATE {ledger.wal_logs} SET kept_after = NULL, slot = $2 WHERE store = $1");
     sqlx::query(safe(sql))
         .bind(inner.tables.store().as_str())
+        .bind(inner.slot())
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
@@ -144,7 +145,8 @@ pub(super) async fn lock(inner: &Inner, conn: &mut PgConnection) -> Result<()> {
 
 async fn is_ready(inner: &Inner, conn: &mut PgConnection) -> Result<bool> {
     let row = wal::find(conn, &inner.tables).await?;
-    if row.kept_after.is_none() {
+    // That of a database which this one was copied from is not touched.
+    if row.kept_after.is_none() || row.slot != inner.slot() {
         return Ok(false);
     }
     let slot = slot::find(conn, &row.slot).await?;

@@ -28,6 +28,7 @@ impl TableSelection {
     /// Whether a table is carried. Those in which Ledger keeps its own state never are.
     pub fn holds(&self, name: &TableName) -> bool {
         const OWN: &[&str] = &[
+            "ledger_capture",
             "ledger_consumers",
             "ledger_cursors",
             "ledger_dead_letters",
