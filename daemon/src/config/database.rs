@@ -76,9 +76,12 @@ pub(crate) fn read(top: &Section<'_>, folder: &Path) -> Option<Db> {
             }
         }
         "mongodb" => {
-            mongodb.text("uri");
-            mongodb.text("database");
-            Some(not_yet("mongodb", line))
+            let uri = mongodb.required("uri")?;
+            let database = mongodb.text("database");
+            url(&mongodb, &uri, &uri.text)?;
+            let text = in_database(&uri.text, database.as_ref().map(|name| name.text.as_str()));
+            // The name is at fault, where the URL was not.
+            url(&mongodb, database.as_ref().unwrap_or(&uri), &text)
         }
         "clickhouse" => {
             // A DSN that is wrong is wrong whatever comes later.
@@ -98,15 +101,36 @@ pub(crate) fn read(top: &Section<'_>, folder: &Path) -> Option<Db> {
 
 fn not_yet(kind: &'static str, line: usize) -> Db {
     let reason = format!(
-        "line {line}: db.type: this build cannot keep stores in {kind} yet; use sqlite or \
-         postgres{}",
-        if kind == "clickhouse" {
-            ", and carry them into ClickHouse with a bridge"
-        } else {
-            ""
-        }
+        "line {line}: db.type: this build cannot keep stores in {kind} yet; use sqlite, postgres or \
+         mongodb, and carry them into ClickHouse with a bridge"
     );
     Db::NotYet { kind, reason }
+}
+
+/// A MongoDB URL with the database that the key `database` names, `ledger` where neither names one.
+/// What stands behind it in the URL is the database for the user's password, and stays that.
+fn in_database(uri: &str, database: Option<&str>) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", uri));
+    let (before, parameters) = match rest.split_once('?') {
+        Some((before, parameters)) => (before, Some(parameters)),
+        None => (rest, None),
+    };
+    let (hosts, named) = before.split_once('/').unwrap_or((before, ""));
+    let name = database.unwrap_or(if named.is_empty() { "ledger" } else { named });
+    let mut text = format!("{scheme}://{hosts}/{name}");
+    let mut parameters: Vec<String> = parameters.into_iter().map(str::to_owned).collect();
+    let tells = parameters
+        .iter()
+        .any(|all| all.to_ascii_lowercase().contains("authsource="));
+    if hosts.contains('@') && !tells && scheme == "mongodb" {
+        let source = if named.is_empty() { "admin" } else { named };
+        parameters.push(format!("authSource={source}"));
+    }
+    if !parameters.is_empty() {
+        text.push('?');
+        text.push_str(&parameters.join("&"));
+    }
+    text
 }
 
 fn sqlite_url(path: &str) -> String {
@@ -238,6 +262,32 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_database_goes_into_the_url_and_the_users_stays() {
+        for (uri, database, text) in [
+            ("mongodb://h", None, "mongodb://h/ledger"),
+            ("mongodb://h/app?w=1", None, "mongodb://h/app?w=1"),
+            ("mongodb://h/app", Some("own"), "mongodb://h/own"),
+            (
+                "mongodb://u:p@h",
+                Some("own"),
+                "mongodb://u:p@h/own?authSource=admin",
+            ),
+            (
+                "mongodb://u:p@h/users?tls=true",
+                Some("own"),
+                "mongodb://u:p@h/own?tls=true&authSource=users",
+            ),
+            (
+                "mongodb://u:p@h/?authSource=x",
+                None,
+                "mongodb://u:p@h/ledger?authSource=x",
+            ),
+        ] {
+            assert_eq!(in_database(uri, database), text);
+        }
+    }
 
     #[test]
     fn key_values_become_a_url() {
