@@ -80,7 +80,7 @@ pub(crate) fn missing(ends: &Ends, to: bool) -> anyhow::Error {
         ("--from <URL>", ends.from.is_none()),
         ("--to <URL>", to && ends.to.is_none()),
         (
-            "--store <NAME> or --tables <PATTERNS>",
+            "--store <NAME>, --tables <PATTERNS> or --collections <PATTERNS>",
             ends.store.is_none() && ends.tables.is_none(),
         ),
     ];

@@ -78,9 +78,9 @@ pub(crate) struct Ends {
     /// The store
     #[arg(long, short = 's', value_name = "NAME", value_parser = store_name)]
     pub(crate) store: Option<StoreName>,
-    /// Ordinary tables of a PostgreSQL database in place of a store: patterns, such as
-    /// 'public.*,!public.secret'
-    #[arg(long, value_name = "PATTERNS", value_parser = tables, conflicts_with = "store")]
+    /// Ordinary tables of a PostgreSQL database in place of a store, or the collections of a MongoDB
+    /// database: patterns, such as 'public.*,!public.secret', or 'orders,events'
+    #[arg(long, visible_alias = "collections", value_name = "PATTERNS", value_parser = tables, conflicts_with = "store")]
     pub(crate) tables: Option<TableSelection>,
     /// The bridge's name, which its cursor goes by; made from store and sink where not given
     #[arg(long, short = 'n', value_name = "NAME", value_parser = pipeline_id)]

@@ -262,9 +262,7 @@ async fn check_daemon(config: &Config, findings: &mut Findings) {
 }
 
 async fn check_database(config: &Config, findings: &mut Findings) {
-    let Db::Stores { url, dsn, .. } = &config.db else {
-        return;
-    };
+    let Db { url, dsn, .. } = &config.db;
     if url.scheme() == "postgres" {
         let checked = check_postgres(dsn.expose(), url, findings);
         if tokio::time::timeout(PATIENCE, checked).await.is_err() {

@@ -12,7 +12,7 @@ use super::sections::{BridgeConfig, Carried, store_name, understood};
 use super::tree::{Scalar, Section};
 use crate::tables::{Settings, Take};
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "name",
     "store",
     "from",
@@ -20,6 +20,7 @@ const KEYS: [&str; 24] = [
     "skip",
     "on_failure",
     "tables",
+    "collections",
     "slot",
     "publication",
     "copy",
@@ -145,7 +146,11 @@ enum From {
 
 /// What it carries.
 fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
-    let Some(tables) = section.text("tables") else {
+    let (tables, collections) = (section.text("tables"), section.text("collections"));
+    if tables.is_some() && collections.is_some() {
+        section.refuse_key("collections", "must not be given beside tables");
+    }
+    let Some(tables) = tables.or(collections) else {
         for key in OF_TABLES.iter().filter(|key| section.has(key)) {
             section.refuse_key(key, "is for bridges that have tables");
         }

@@ -20,17 +20,11 @@ const KEYS: [&str; 7] = [
 
 /// Which database holds the stores.
 #[derive(Debug, Clone)]
-pub(crate) enum Db {
-    /// One that this program can keep stores in.
-    Stores {
-        url: DatabaseUrl,
-        /// The URL with its password.
-        dsn: Secret,
-        options: StoreOptions,
-    },
-    /// One that it cannot yet; the reason, with key and line. Clients of a daemon elsewhere may
-    /// still use the file.
-    NotYet { kind: &'static str, reason: String },
+pub(crate) struct Db {
+    pub(crate) url: DatabaseUrl,
+    /// The URL with its password.
+    pub(crate) dsn: Secret,
+    pub(crate) options: StoreOptions,
 }
 
 impl Db {
@@ -41,7 +35,7 @@ impl Db {
     }
 
     fn stores(text: &str) -> ledger::Result<Self> {
-        Ok(Self::Stores {
+        Ok(Self {
             url: DatabaseUrl::parse(text)?,
             dsn: Secret::new(text),
             options: StoreOptions::default(),
@@ -50,10 +44,7 @@ impl Db {
 
     /// The kind, as `db.type` names it.
     pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            Self::Stores { url, .. } => url.scheme(),
-            Self::NotYet { kind, .. } => kind,
-        }
+        self.url.scheme()
     }
 }
 
@@ -68,7 +59,7 @@ pub(crate) fn read(top: &Section<'_>, folder: &Path) -> Option<Db> {
         "wal" => Some(true),
         _ => None,
     });
-    if let Some(Db::Stores { url, options, .. }) = &mut db {
+    if let Some(Db { url, options, .. }) = &mut db {
         options.retention = retention?;
         options.write_ahead_log = url.scheme() == "postgres" && wal.unwrap_or(false);
     }
@@ -97,7 +88,6 @@ fn place(section: &Section<'_>, postgres: &Section<'_>, folder: &Path) -> Option
     let mongodb = section.section("mongodb", &["uri", "database"]);
     let clickhouse = section.section("clickhouse", &["dsn"]);
     let kind = section.text("type");
-    let line = kind.as_ref().map_or(1, |kind| kind.line);
     match kind.as_ref().map_or("sqlite", |kind| kind.text.as_str()) {
         "sqlite" => {
             let Some(path) = sqlite.text("path") else {
@@ -119,9 +109,12 @@ fn place(section: &Section<'_>, postgres: &Section<'_>, folder: &Path) -> Option
             }
         }
         "mongodb" => {
-            mongodb.text("uri");
-            mongodb.text("database");
-            Some(not_yet("mongodb", line))
+            let uri = mongodb.required("uri")?;
+            let database = mongodb.text("database");
+            url(&mongodb, &uri, &uri.text)?;
+            let text = in_database(&uri.text, database.as_ref().map(|name| name.text.as_str()));
+            // The name is at fault, where the URL was not.
+            url(&mongodb, database.as_ref().unwrap_or(&uri), &text)
         }
         "clickhouse" => {
             let dsn = clickhouse.required("dsn")?;
@@ -135,14 +128,6 @@ fn place(section: &Section<'_>, postgres: &Section<'_>, folder: &Path) -> Option
             None
         }
     }
-}
-
-fn not_yet(kind: &'static str, line: usize) -> Db {
-    let reason = format!(
-        "line {line}: db.type: this build cannot keep stores in {kind} yet; use sqlite, postgres or \
-         clickhouse"
-    );
-    Db::NotYet { kind, reason }
 }
 
 fn sqlite_url(path: &str) -> String {
@@ -274,6 +259,32 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_database_goes_into_the_url_and_the_users_stays() {
+        for (uri, database, text) in [
+            ("mongodb://h", None, "mongodb://h/ledger"),
+            ("mongodb://h/app?w=1", None, "mongodb://h/app?w=1"),
+            ("mongodb://h/app", Some("own"), "mongodb://h/own"),
+            (
+                "mongodb://u:p@h",
+                Some("own"),
+                "mongodb://u:p@h/own?authSource=admin",
+            ),
+            (
+                "mongodb://u:p@h/users?tls=true",
+                Some("own"),
+                "mongodb://u:p@h/own?tls=true&authSource=users",
+            ),
+            (
+                "mongodb://u:p@h/?authSource=x",
+                None,
+                "mongodb://u:p@h/ledger?authSource=x",
+            ),
+        ] {
+            assert_eq!(in_database(uri, database), text);
+        }
+    }
 
     #[test]
     fn key_values_become_a_url() {

@@ -206,14 +206,16 @@ impl Config {
             Some(file) => anyhow!("config {file}: {text}"),
             None => anyhow!("{text}"),
         };
-        if let Db::NotYet { reason, .. } = &self.db {
-            return Err(within(reason));
-        }
-        if self.db.kind() == "clickhouse" && !self.hooks.is_empty() {
-            return Err(within(
-                "hooks: their state cannot be kept in ClickHouse; carry the store into SQLite or \
-                 PostgreSQL with a bridge, and let a daemon on that database run them",
-            ));
+        let kind = match self.db.kind() {
+            "clickhouse" => Some("ClickHouse"),
+            "mongodb" => Some("MongoDB"),
+            _ => None,
+        };
+        if let (Some(kind), false) = (kind, self.hooks.is_empty()) {
+            return Err(within(&format!(
+                "hooks: their state cannot be kept in {kind}; carry the store into SQLite or \
+                 PostgreSQL with a bridge, and let a daemon on that database run them"
+            )));
         }
         if self.tls.ca.is_some() && self.tls.cert.is_none() {
             return Err(within(
@@ -474,32 +476,30 @@ bridges:
     }
 
     #[test]
-    fn a_backend_that_holds_no_stores_yet_is_refused_by_the_daemon_only() {
-        let text = "db:\n  type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h'}";
-        let config = parse(text).unwrap();
-        let error = format!("{:#}", config.check_for_daemon().unwrap_err());
-        assert!(error.contains("line 2: db.type"), "{error}");
-        assert!(
-            error.contains("yet") && !error.contains("hunter2"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn clickhouse_keeps_stores_and_no_hooks() {
-        let text =
-            "db:\n  type: clickhouse\n  clickhouse: {dsn: 'clickhouse://u:hunter2@h:8123/d'}";
-        let config = parse(text).unwrap();
-        config.check_for_daemon().unwrap();
-        assert_eq!(config.start_timeout(), Duration::from_secs(20));
-        let hooks = "\nhooks:\n  - {name: a, store: orders, url: 'https://h/'}";
-        let config = parse(&format!("{text}{hooks}")).unwrap();
-        let error = format!("{:#}", config.check_for_daemon().unwrap_err());
-        assert!(
-            error.contains("hooks:") && error.contains("bridge"),
-            "{error}"
-        );
-        assert!(!error.contains("hunter2"), "{error}");
+    fn backends_that_keep_stores_and_no_hooks() {
+        for (db, seconds) in [
+            (
+                "type: clickhouse\n  clickhouse: {dsn: 'clickhouse://u:hunter2@h:8123/d'}",
+                20,
+            ),
+            (
+                "type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h/d'}",
+                20,
+            ),
+        ] {
+            let text = format!("db:\n  {db}");
+            let config = parse(&text).unwrap();
+            config.check_for_daemon().unwrap();
+            assert_eq!(config.start_timeout(), Duration::from_secs(seconds));
+            let hooks = "\nhooks:\n  - {name: a, store: orders, url: 'https://h/'}";
+            let config = parse(&format!("{text}{hooks}")).unwrap();
+            let error = format!("{:#}", config.check_for_daemon().unwrap_err());
+            assert!(
+                error.contains("hooks:") && error.contains("bridge"),
+                "{error}"
+            );
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -36,29 +36,26 @@ pub(crate) fn show(config: &Config) -> String {
     line(format!("http_tls: {}", tls(&config.http_tls)));
     line("db:".to_owned());
     line(format!("  type: {}", config.db.kind()));
-    match &config.db {
-        Db::Stores { url, .. } if url.scheme() == "sqlite" => {
-            line(format!("  sqlite: {{path: {}}}", quoted(&url.target())));
-        }
-        Db::Stores { url, options, .. } => {
-            let log = if options.write_ahead_log {
-                "wal"
-            } else {
-                "table"
-            };
-            line(format!(
-                "  {}: {{dsn: {}, log: {log}}}",
-                url.scheme(),
-                quoted(&url.to_string())
-            ));
-        }
-        Db::NotYet { reason, .. } => line(format!("  # {reason}")),
-    }
-    if let Db::Stores { options, .. } = &config.db {
-        line(format!("  retention: {}", time(options.retention.min)));
-        if let Some(max) = options.retention.max {
-            line(format!("  retention_max: {}", time(max)));
-        }
+    let Db { url, options, .. } = &config.db;
+    let place = quoted(&if url.scheme() == "sqlite" {
+        url.target()
+    } else {
+        url.to_string()
+    });
+    let log = if options.write_ahead_log {
+        "wal"
+    } else {
+        "table"
+    };
+    line(match url.scheme() {
+        "sqlite" => format!("  sqlite: {{path: {place}}}"),
+        "postgres" => format!("  postgres: {{dsn: {place}, log: {log}}}"),
+        "mongodb" => format!("  mongodb: {{uri: {place}}}"),
+        kind => format!("  {kind}: {{dsn: {place}}}"),
+    });
+    line(format!("  retention: {}", time(options.retention.min)));
+    if let Some(max) = options.retention.max {
+        line(format!("  retention_max: {}", time(max)));
     }
     let limits = &config.limits;
     let numbers = [

@@ -65,9 +65,7 @@ async fn serve(config: Config, overrides: &Overrides) -> anyhow::Result<()> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let Db::Stores { url, options, .. } = &config.db else {
-        bail!("db.type: {} cannot hold stores", config.db.kind());
-    };
+    let Db { url, options, .. } = &config.db;
     // Before anything else, so that no signal ends the daemon out of order.
     let mut signals = Signals::new()?;
     // Some store must be asked for, or a database that is down would show at the first call only.

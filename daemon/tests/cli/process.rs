@@ -117,7 +117,11 @@ fn a_daemon_that_cannot_start_says_why() {
     for (lines, words) in [
         ("tls: {cert: /no.pem, key: /no.key}", "tls.cert"),
         ("frob: 1", "line 3: frob"),
-        ("db: {type: mongodb}", "line 3: db.type"),
+        ("db: {type: mongodb}", "mongodb"),
+        (
+            "db: {type: clickhouse, clickhouse: {dsn: 'clickhouse://h:8123/d'}}",
+            "line 3: db.type",
+        ),
         ("api_key: \"${LEDGER_TEST_UNSET}\"", "LEDGER_TEST_UNSET"),
     ] {
         home.configure(lines);

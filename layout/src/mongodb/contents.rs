@@ -146,9 +146,10 @@ pub async fn entries(
         // Bounds the index that gives the order.
         conditions.push(doc! {"stream": range});
     }
-    let filter = match conditions.is_empty() {
-        true => doc! {},
-        false => doc! {"$and": conditions},
+    let filter = if conditions.is_empty() {
+        doc! {}
+    } else {
+        doc! {"$and": conditions}
     };
     let limit = i64::try_from(limit).unwrap_or(i64::MAX).max(1);
     let options = FindOptions::builder()

@@ -91,24 +91,21 @@ impl MongoCursors {
             None => find.await,
         };
         let found = found.map_err(|error| failed(OPERATION, "", error))?;
-        match &found {
-            Some(found) => {
-                let bound = text(found, "source")?;
-                if !bound.is_empty() && !bound.parse::<SourceId>()?.continues(source) {
-                    return Err(diverged(pipeline, bound, source));
-                }
-                let fence = uint(found, "fence")?;
-                // Without a transaction this is what keeps two claims apart.
-                filter.insert("fence", i64::try_from(fence).unwrap_or(i64::MAX));
+        if let Some(found) = &found {
+            let bound = text(found, "source")?;
+            if !bound.is_empty() && !bound.parse::<SourceId>()?.continues(source) {
+                return Err(diverged(pipeline, bound, source));
             }
-            None => {
-                let mut new = filter.clone();
-                new.insert("fence", 0_i64);
-                let new = mongodb::bson::RawDocumentBuf::try_from(&new).map_err(|error| {
-                    Error::new(ErrorKind::Internal, OPERATION, "encode").with_source(error)
-                })?;
-                tx.insert(OPERATION, Collections::CURSORS, &[new]).await?;
-            }
+            let fence = uint(found, "fence")?;
+            // Without a transaction this is what keeps two claims apart.
+            filter.insert("fence", i64::try_from(fence).unwrap_or(i64::MAX));
+        } else {
+            let mut new = filter.clone();
+            new.insert("fence", 0_i64);
+            let new = mongodb::bson::RawDocumentBuf::try_from(&new).map_err(|error| {
+                Error::new(ErrorKind::Internal, OPERATION, "encode").with_source(error)
+            })?;
+            tx.insert(OPERATION, Collections::CURSORS, &[new]).await?;
         }
         let update = doc! {"$set": {
             "fence": {"$add": ["$fence", 1_i64]}, "source": source.to_string(),

@@ -56,12 +56,9 @@ pub async fn lock(
         );
     }
     let update = vec![doc! {"$set": set}];
-    let found = match take(tx, operation, store, filter, update).await? {
-        Some(found) => found,
-        None => {
-            let what = format!("store {store}");
-            return Err(Error::new(ErrorKind::NotFound, operation, what));
-        }
+    let Some(found) = take(tx, operation, store, filter, update).await? else {
+        let what = format!("store {store}");
+        return Err(Error::new(ErrorKind::NotFound, operation, what));
     };
     let row = StoreRow::decode(store, &found)?;
     if row.role == Role::Replica {

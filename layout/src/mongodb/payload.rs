@@ -163,16 +163,16 @@ impl<'a> Reader<'a> {
             b'{' => self.object(depth).map(RawBson::Document),
             b'[' => self.array(depth).map(RawBson::Array),
             b'"' => self.string().map(RawBson::String),
-            b't' => self.word(4, RawBson::Boolean(true)),
-            b'f' => self.word(5, RawBson::Boolean(false)),
-            b'n' => self.word(4, RawBson::Null),
+            b't' => Some(self.word(4, RawBson::Boolean(true))),
+            b'f' => Some(self.word(5, RawBson::Boolean(false))),
+            b'n' => Some(self.word(4, RawBson::Null)),
             _ => self.number(),
         }
     }
 
-    fn word(&mut self, length: usize, value: RawBson) -> Option<RawBson> {
+    fn word(&mut self, length: usize, value: RawBson) -> RawBson {
         self.at += length;
-        Some(value)
+        value
     }
 
     fn array(&mut self, depth: usize) -> Option<RawArrayBuf> {
@@ -266,10 +266,10 @@ impl<'a> Reader<'a> {
             }
         }
         let double: f64 = text.parse().ok()?;
-        if whole || !double.is_finite() {
-            if let Ok(decimal) = text.parse::<Decimal128>() {
-                return Some(RawBson::Decimal128(decimal));
-            }
+        if (whole || !double.is_finite())
+            && let Ok(decimal) = text.parse::<Decimal128>()
+        {
+            return Some(RawBson::Decimal128(decimal));
         }
         Some(RawBson::Double(double))
     }

@@ -85,7 +85,9 @@ impl Hand<'_> {
     fn payload(&mut self, id: EntryId) {
         if self.pair.to.kind == Kind::Mongo {
             let condition = format!(r#"{{"_id": {id}}}"#);
-            self.mongo_update("entries", &condition, r#"{"payload": {"forged": true}}"#);
+            // The bytes, which are read where they stand beside the document.
+            let set = r#"{"raw": {"$binary": {"base64": "Zm9yZ2Vk", "subType": "00"}}}"#;
+            self.mongo_update("entries", &condition, set);
             return;
         }
         let set = r#"payload = '{"forged": true}'"#;

@@ -393,7 +393,7 @@ impl Following {
     /// A page of a copy.
     async fn copy(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
         let Some(copy) = &mut self.copy else {
-            return self.begin(steps).await;
+            return self.begin(steps);
         };
         let (table, point) = (Arc::clone(&copy.table), copy.point);
         let after = copy.after.clone();
@@ -426,7 +426,7 @@ impl Following {
     }
 
     /// Begins with a collection, or goes on with it.
-    async fn begin(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
+    fn begin(&mut self, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
         let Some(pending) = self.pending.pop_front() else {
             return Ok(());
         };
