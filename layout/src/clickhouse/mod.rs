@@ -52,7 +52,7 @@ pub use contents::{ClickHouseContents, KEYS, these_entries, these_streams};
 pub use cursors::{Cursors, Held, Owner};
 pub use error::{ServerError, map_error};
 pub use insert::{Dedup, Started, StartedRows};
-pub use log::{Head, LOG_TAG, LogTable, NewRow, Tail, Written};
+pub use log::{Beginning, Head, LOG_TAG, LogTable, NewRow, Tail, Written};
 pub use pacing::Pacer;
 pub use schema::{LAYOUT_VERSION, Tables};
 pub use shape::Cluster;

@@ -311,7 +311,8 @@ impl Store for PostgresStore {
     }
 
     fn log(&self) -> Option<&dyn ChangeLog> {
-        self.inner.row.log.then_some(self)
+        // What a bridge writes into a replica is in the log of its source only.
+        (self.inner.row.log && !self.is_replica()).then_some(self)
     }
 
     async fn close(&self) {
