@@ -162,7 +162,8 @@ impl Reader {
         rows: impl Iterator<Item = i64> + Send,
         digest: impl FnOnce() -> Option<u64> + Send,
     ) -> Result<()> {
-        let (mut next, mut missing, mut found) = (after.seq, None, false);
+        // The row that began the log is never read; the first behind it has the number 1.
+        let (mut next, mut missing, mut found) = (after.seq.max(1), None, after.seq == 0);
         for seq in rows {
             if seq == after.seq {
                 found = true;
@@ -170,14 +171,6 @@ impl Reader {
                 missing = Some(next);
             }
             next = seq + 1;
-        }
-        if after.seq == 0 {
-            // The row that began the log is never read; the first behind it has the number 1.
-            found = true;
-            missing = missing.filter(|seq| *seq > 0);
-            if missing.is_none() && next == 0 {
-                return Ok(());
-            }
         }
         let same = after.seq == 0 || (found && digest() == Some(after.digest));
         if same && missing.is_none() {
