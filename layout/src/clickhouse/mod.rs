@@ -170,10 +170,12 @@ pub fn literal(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('\'');
     for c in text.chars() {
-        if c == '\'' || c == '\\' {
-            quoted.push('\\');
+        match c {
+            // A statement may not hold the character itself.
+            '\0' => quoted.push_str("\\0"),
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            c => quoted.push(c),
         }
-        quoted.push(c);
     }
     quoted.push('\'');
     quoted
