@@ -221,7 +221,7 @@ async fn a_store_and_a_replica_are_told_apart() {
     let store = open(&ledger_harness::shared::clickhouse_url(), &name).await;
     assert!(!store.is_replica());
     let error = ClickHouseSink::open(&config, &name).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
     assert!(error.to_string().contains(name.as_str()), "{error}");
     store.close().await;
 

@@ -133,7 +133,7 @@ pub enum Ability {
 }
 
 /// How long a case may take before it counts as hanging.
-const CASE_LIMIT: Duration = Duration::from_mins(2);
+const CASE_LIMIT: Duration = Duration::from_mins(5);
 
 /// Runs one case to its end; the tests that the macro makes call it.
 #[doc(hidden)]

@@ -202,6 +202,10 @@ async fn one_sink_that_is_away_holds_up_no_other() {
     let reading = || readers.load(Ordering::SeqCst);
     fill(&source, 1, 3).await;
     until("one reading is left", async || reading() == 1).await;
+    let at = head(&source).await;
+    for (sink, pipeline) in &ends {
+        reached(sink.sink().as_ref(), pipeline, &at).await;
+    }
     let before = told.load(Ordering::SeqCst);
     fill(&source, 1, 50).await;
     let at = head(&source).await;

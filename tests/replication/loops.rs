@@ -17,7 +17,13 @@ async fn refused(from: Kind, to: Kind) {
     // A → B → A: its end is a store.
     let source = DatabaseUrl::parse(&pair.from.url).unwrap();
     let error = Box::pin(source.open_sink(&pair.name)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::InvalidInput | ErrorKind::AlreadyExists
+        ),
+        "{error}"
+    );
     assert!(!error.is_retryable());
 
     // And its middle has nothing to be carried on from.
@@ -28,14 +34,8 @@ async fn refused(from: Kind, to: Kind) {
         .sink(&pair.name)
         .await;
     let options = BridgeOptions::new(pair.pipeline.clone());
-    match Bridge::new(replica.clone(), next.sink(), options) {
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
-        Ok(bridge) => {
-            let ended = super::run::Running::start(bridge).ended().await;
-            let error = ended.expect_err("a replica is carried on as if it were a source");
-            assert!(!error.is_retryable(), "{error}");
-        }
-    }
+    let error = Bridge::new(replica.clone(), next.sink(), options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     replica.close().await;
     pair.close().await;
 }

@@ -122,7 +122,7 @@ impl Cursors {
         })
     }
 
-    /// Says that the store is a replica, before any source has it. `InvalidInput` where it is a store
+    /// Says that the store is a replica, before any source has it. `AlreadyExists` where it is a store
     /// of its own.
     pub async fn reserve(&self) -> Result<()> {
         const OPERATION: &str = "open replica";
@@ -144,10 +144,10 @@ impl Cursors {
 
     fn not_a_replica(&self, operation: &'static str) -> Error {
         let what = format!(
-            "store {:?} takes appends of its own and is no replica; choose another name or database",
+            "store {:?} exists at the sink and is not a replica; name another database",
             self.store
         );
-        Error::invalid(operation, what)
+        Error::new(ErrorKind::AlreadyExists, operation, what)
     }
 
     async fn binding(&self, operation: &'static str) -> Result<(u64, u8)> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Connection, Dedup, Tables};
-use crate::log::LogRow;
+use crate::log::{LogRow, Position};
 
 /// The kind of a ClickHouse store's log, in cursors.
 pub const LOG_TAG: u8 = b'h';
@@ -154,6 +154,29 @@ impl Selected {
     }
 }
 
+/// How a log began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The identity of the history.
+    pub identity: Uuid,
+    /// The highest entry id given before it began: above 0 for a replica that was promoted, whose
+    /// content the log does not tell.
+    pub last_id: u64,
+}
+
+impl Beginning {
+    /// The position behind which everything is that the log tells, as a promoted replica's head has it
+    /// before the first mutation. [`Position::START`] is before the content, too.
+    pub fn position(&self) -> Position {
+        let (high, low) = self.identity.as_u64_pair();
+        Position {
+            // Never that of the start.
+            digest: (high ^ low).max(1),
+            ..Position::START
+        }
+    }
+}
+
 #[derive(Debug, Row, Deserialize)]
 struct Writer {
     writer: u128,
@@ -169,16 +192,26 @@ impl LogTable {
         }
     }
 
-    /// The identity of the history, drawn when the log began; none where it has not.
-    pub async fn identity(&self, operation: &'static str) -> Result<Option<Uuid>> {
-        let sql = format!("SELECT writer FROM {} WHERE seq = 0", self.table);
+    /// How the log began; none where it has not.
+    pub async fn beginning(&self, operation: &'static str) -> Result<Option<Beginning>> {
+        let sql = format!("SELECT writer, last_id FROM {} WHERE seq = 0", self.table);
         let query = self.connection.client().query_raw(&sql);
-        match self.connection.fetch_all::<Writer>(operation, query).await {
-            Ok(mut rows) => Ok(rows.pop().map(|row| Uuid::from_u128(row.writer))),
+        let found = self.connection.fetch_all::<(u128, u64)>(operation, query);
+        match found.await {
+            Ok(rows) => Ok(rows.first().map(|(writer, last_id)| Beginning {
+                identity: Uuid::from_u128(*writer),
+                last_id: *last_id,
+            })),
             // There is no such table.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The identity of the history, drawn when the log began; none where it has not.
+    pub async fn identity(&self, operation: &'static str) -> Result<Option<Uuid>> {
+        let beginning = self.beginning(operation).await?;
+        Ok(beginning.map(|beginning| beginning.identity))
     }
 
     /// Begins the log, whose first ids and keys are above these. Of several that do so at the same

@@ -52,7 +52,7 @@ pub use contents::{ClickHouseContents, KEYS, these_entries, these_streams};
 pub use cursors::{Cursors, Held, Owner};
 pub use error::{ServerError, map_error};
 pub use insert::{Dedup, Started, StartedRows};
-pub use log::{Head, LOG_TAG, LogTable, NewRow, Tail, Written};
+pub use log::{Beginning, Head, LOG_TAG, LogTable, NewRow, Tail, Written};
 pub use pacing::Pacer;
 pub use schema::{LAYOUT_VERSION, Tables};
 pub use shape::Cluster;
@@ -170,10 +170,12 @@ pub fn literal(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('\'');
     for c in text.chars() {
-        if c == '\'' || c == '\\' {
-            quoted.push('\\');
+        match c {
+            // A statement may not hold the character itself.
+            '\0' => quoted.push_str("\\0"),
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            c => quoted.push(c),
         }
-        quoted.push(c);
     }
     quoted.push('\'');
     quoted

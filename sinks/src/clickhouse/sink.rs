@@ -52,7 +52,8 @@ pub struct ClickHouseSink {
 
 impl ClickHouseSink {
     /// Opens the tables of `store`, creating those that are absent. `InvalidInput` where one has
-    /// another shape or the store takes appends of its own, `NotFound` where the database does not exist.
+    /// another shape, `AlreadyExists` where the store takes appends of its own, `NotFound` where the
+    /// database does not exist.
     pub async fn open(config: &ClickHouseConfig, store: &StoreName) -> Result<Self> {
         let connection = Connection::new(config.clone());
         let tables = Tables::new(store);

@@ -38,6 +38,8 @@ struct Follower {
     page: VecDeque<Change>,
     /// What ends the stream once the page is empty.
     failure: Option<Error>,
+    /// Whether a position before the first row was looked at.
+    begun: bool,
 }
 
 /// See [`ChangeLog::changes`](ledger_core::ChangeLog::changes).
@@ -53,6 +55,7 @@ pub(super) fn follow(
         at,
         page: VecDeque::new(),
         failure: None,
+        begun: false,
     });
     match follower {
         Ok(follower) => stream::try_unfold(follower, |mut follower| async move {
@@ -88,6 +91,10 @@ impl Follower {
 
     /// Reads a page behind the position; whether there was anything.
     async fn read(&mut self) -> Result<bool> {
+        if self.at.seq == 0 && !self.begun {
+            self.reader.check_beginning(self.at).await?;
+            self.begun = true;
+        }
         let tail = self
             .reader
             .log
@@ -120,6 +127,32 @@ impl Follower {
 }
 
 impl Reader {
+    /// Checks a position before the first row. What a promoted replica held is not in its log, so who
+    /// comes from the start has missed it.
+    async fn check_beginning(&self, at: Position) -> Result<()> {
+        let Some(beginning) = self.log.beginning(OPERATION).await? else {
+            return Ok(());
+        };
+        let store = &self.store;
+        if at == Position::START {
+            if beginning.last_id == 0 {
+                return Ok(());
+            }
+            let what = format!(
+                "store {store} was a replica, whose content is not in its log; start with a snapshot"
+            );
+            return Err(Error::new(ErrorKind::CursorExpired, OPERATION, what));
+        }
+        if at == beginning.position() {
+            return Ok(());
+        }
+        let what = format!(
+            "store {store}: the log began otherwise than was read; start again with \
+             `ledger bridge run --resync`"
+        );
+        Err(Error::new(ErrorKind::SourceDiverged, OPERATION, what))
+    }
+
     /// Checks that `after` is a position of this history and that the rows read behind it are all
     /// there. Where one is missing, it was pruned, or the position is of another history, or its
     /// number was never used; which of these, it stands noted, and was before the row was removed.
@@ -129,7 +162,8 @@ impl Reader {
         rows: impl Iterator<Item = i64> + Send,
         digest: impl FnOnce() -> Option<u64> + Send,
     ) -> Result<()> {
-        let (mut next, mut missing, mut found) = (after.seq, None, false);
+        // The row that began the log is never read; the first behind it has the number 1.
+        let (mut next, mut missing, mut found) = (after.seq.max(1), None, after.seq == 0);
         for seq in rows {
             if seq == after.seq {
                 found = true;
@@ -137,14 +171,6 @@ impl Reader {
                 missing = Some(next);
             }
             next = seq + 1;
-        }
-        if after.seq == 0 {
-            // The row that began the log is never read; the first behind it has the number 1.
-            found = true;
-            missing = missing.filter(|seq| *seq > 0);
-            if missing.is_none() && next == 0 {
-                return Ok(());
-            }
         }
         let same = after.seq == 0 || (found && digest() == Some(after.digest));
         if same && missing.is_none() {
@@ -174,8 +200,13 @@ impl Reader {
 
     /// The position of the last row at or before a number.
     pub(super) async fn position(&self, through: i64) -> Result<Cursor> {
-        let last = self.log.last(OPERATION, through).await?;
-        let position = last.map_or(Position::START, |(row, _)| row.last_position());
+        let position = match self.log.last(OPERATION, through).await? {
+            Some((row, _)) => row.last_position(),
+            None => match self.log.beginning(OPERATION).await? {
+                Some(beginning) if beginning.last_id > 0 => beginning.position(),
+                _ => Position::START,
+            },
+        };
         Ok(position.to_cursor(LOG_TAG))
     }
 
