@@ -28,9 +28,12 @@ impl DatabaseUrl {
         if let Kind::Postgres(config) = &self.0 {
             use ledger_sources::postgres::PostgresStore;
             let wal = PostgresStore::log_is_wal(config.as_ref().clone(), store).await?;
-            return Ok(wal.map(|wal| match wal {
-                true => LogKind::WriteAhead,
-                false => LogKind::Table,
+            return Ok(wal.map(|wal| {
+                if wal {
+                    LogKind::WriteAhead
+                } else {
+                    LogKind::Table
+                }
             }));
         }
         let opened = self.open_store(store).await?;

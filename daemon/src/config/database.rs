@@ -130,6 +130,32 @@ fn place(section: &Section<'_>, postgres: &Section<'_>, folder: &Path) -> Option
     }
 }
 
+/// A MongoDB URL with the database that the key `database` names, `ledger` where neither names one.
+/// What stands behind it in the URL is the database for the user's password, and stays that.
+fn in_database(uri: &str, database: Option<&str>) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", uri));
+    let (before, parameters) = match rest.split_once('?') {
+        Some((before, parameters)) => (before, Some(parameters)),
+        None => (rest, None),
+    };
+    let (hosts, named) = before.split_once('/').unwrap_or((before, ""));
+    let name = database.unwrap_or(if named.is_empty() { "ledger" } else { named });
+    let mut text = format!("{scheme}://{hosts}/{name}");
+    let mut parameters: Vec<String> = parameters.into_iter().map(str::to_owned).collect();
+    let tells = parameters
+        .iter()
+        .any(|all| all.to_ascii_lowercase().contains("authsource="));
+    if hosts.contains('@') && !tells && scheme == "mongodb" {
+        let source = if named.is_empty() { "admin" } else { named };
+        parameters.push(format!("authSource={source}"));
+    }
+    if !parameters.is_empty() {
+        text.push('?');
+        text.push_str(&parameters.join("&"));
+    }
+    text
+}
+
 fn sqlite_url(path: &str) -> String {
     format!("sqlite:{path}")
 }

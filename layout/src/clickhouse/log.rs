@@ -309,6 +309,7 @@ impl LogTable {
         );
         let query = self.connection.client().query_raw(&sql);
         let found: Vec<Writer> = self.connection.fetch_all(operation, query).await?;
+        self.check_writers(operation, first).await?;
         Ok(match found.first() {
             None => Written::Burnt,
             Some(found) if found.writer != writer.as_u128() => Written::Lost,
@@ -329,6 +330,26 @@ impl LogTable {
         })
     }
 
+    /// That a number has one writer is what everything rests on; where the server gave it to two, nobody
+    /// may go on as if nothing had happened.
+    async fn check_writers(&self, operation: &'static str, seq: i64) -> Result<()> {
+        let sql = format!(
+            "SELECT uniqExact(writer) FROM {} WHERE seq = {seq}",
+            self.table
+        );
+        let query = self.connection.client().query_raw(&sql);
+        let writers: Vec<u64> = self.connection.fetch_all(operation, query).await?;
+        if writers.first().is_none_or(|writers| *writers <= 1) {
+            return Ok(());
+        }
+        let what = format!(
+            "row {seq} of the log of store {} was written by several; the server has forgotten the \
+             tokens of inserts too early",
+            self.store
+        );
+        Err(Error::new(ErrorKind::Corrupt, operation, what))
+    }
+
     /// Up to `limit` rows with numbers from `from` on, fewer where they hold many bytes. The row that
     /// began the log is none of them.
     pub async fn rows(&self, operation: &'static str, from: i64, limit: usize) -> Result<Tail> {
@@ -346,7 +367,8 @@ impl LogTable {
         while let Some(row) = self.connection.timed(operation, cursor.next()).await? {
             bytes += row.body.len();
             tail.rows.push(row.into_row()?);
-            if bytes > PAGE_BYTES {
+            // The first may be one that is read already: a page of it alone would get nobody on.
+            if bytes > PAGE_BYTES && tail.rows.len() > 1 {
                 tail.more = true;
                 return Ok(tail);
             }

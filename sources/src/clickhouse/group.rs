@@ -8,8 +8,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clickhouse::{Row, RowWrite};
 use ledger_core::{Change, Error, ErrorKind, Result, StoreName};
@@ -18,7 +19,7 @@ use ledger_layout::clickhouse::{
     ClickHouseConfig, Connection, Dedup, LOG_TAG, LogTable, Pacer, Tables, Written,
 };
 use ledger_layout::delta::Delta;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use super::decide::{Decided, Done, Known, Touched, Work, decide};
@@ -31,10 +32,14 @@ const MOST: (usize, usize) = (5_000, 8 << 20);
 const LINGER: Duration = Duration::from_millis(2);
 /// How many callers may wait; more wait for a place.
 const PLACES: usize = 4_096;
+/// How long what is known of the log counts. The server forgets a token when as many others have come
+/// as its window holds, so nobody may write by what was read long ago.
+const FRESH: Duration = Duration::from_secs(5);
 /// How often a group is decided anew because another process came first.
 const ATTEMPTS: usize = 20;
-/// How long to wait before the tables are made to follow again, where that failed.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long to wait before the tables are made to follow again, where that failed; it doubles up to the
+/// second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How many log rows the tables follow at a time.
 const FOLLOWED: usize = 512;
 
@@ -47,7 +52,9 @@ pub(super) struct Sequencer {
     state: tokio::sync::Mutex<State>,
     /// The last row that the tables are known to have followed.
     written: watch::Sender<i64>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    /// Whether a task waits to have the tables follow.
+    following: AtomicBool,
     pacer: Pacer,
 }
 
@@ -61,16 +68,26 @@ struct Queue {
 struct Waiting {
     work: Work,
     answer: oneshot::Sender<Result<Done>>,
+    /// Its place in the queue, also when its caller has gone.
+    _place: OwnedSemaphorePermit,
 }
 
 #[derive(Default)]
 struct State {
     /// None where the log has to be read first.
     known: Option<Known>,
+    /// When the log was read, or written by this process, last.
+    known_at: Option<Instant>,
     /// Up to which row the tables have followed the log.
     applied: i64,
     /// How many numbers behind the head are burnt.
     burnt: i64,
+}
+
+impl State {
+    fn is_fresh(&self) -> bool {
+        self.known_at.is_some_and(|at| at.elapsed() < FRESH)
+    }
 }
 
 type Key = (String, StoreName);
@@ -97,7 +114,7 @@ impl Sequencer {
         connection: &Connection,
         tables: &Arc<Tables>,
     ) -> Arc<Self> {
-        let place = format!("{}/{}", config.address(), config.database);
+        let place = format!("{}@{}/{}", config.user, config.address(), config.database);
         let key = (place, tables.store.clone());
         let mut sequencers = lock(&SEQUENCERS);
         if let Some(sequencer) = sequencers.get(&key).and_then(Weak::upgrade) {
@@ -111,7 +128,8 @@ impl Sequencer {
             queue: Mutex::default(),
             state: tokio::sync::Mutex::default(),
             written: watch::Sender::new(0),
-            places: Semaphore::new(PLACES),
+            places: Arc::new(Semaphore::new(PLACES)),
+            following: AtomicBool::new(false),
             pacer: Pacer::of_calls(),
         });
         sequencers.insert(key, Arc::downgrade(&sequencer));
@@ -125,11 +143,16 @@ impl Sequencer {
 
     /// Has work done in its turn.
     pub(super) async fn run(self: &Arc<Self>, work: Work) -> Result<Done> {
-        let _place = self.places.acquire().await;
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = place.map_err(|_| Error::new(ErrorKind::Closed, OPERATION, "the sequencer"))?;
         let (answer, answered) = oneshot::channel();
         let begins = {
             let mut queue = lock(&self.queue);
-            queue.waiting.push_back(Waiting { work, answer });
+            queue.waiting.push_back(Waiting {
+                work,
+                answer,
+                _place: place,
+            });
             !std::mem::replace(&mut queue.served, true)
         };
         if begins {
@@ -201,8 +224,9 @@ impl Sequencer {
                     for waiting in taken {
                         let _ = waiting.answer.send(Err(error.again()));
                     }
-                    let sequencer = Arc::downgrade(&self);
-                    tokio::spawn(follow_later(sequencer));
+                    if !self.following.swap(true, Ordering::AcqRel) {
+                        tokio::spawn(follow_later(Arc::downgrade(&self)));
+                    }
                 }
             }
         }
@@ -249,7 +273,8 @@ impl Sequencer {
 
     /// What is known, read where it is not; the tables have followed the log then.
     async fn known<'s>(&self, state: &'s mut State) -> Result<&'s mut Known> {
-        if state.known.is_none() {
+        if state.known.is_none() || !state.is_fresh() {
+            state.known = None;
             self.catch_up(state).await?;
         }
         Ok(state.known.get_or_insert_default())
@@ -258,6 +283,7 @@ impl Sequencer {
     async fn catch_up(&self, state: &mut State) -> Result<()> {
         state.burnt = 0;
         loop {
+            let read_at = Instant::now();
             let head = self.log.head(OPERATION).await?;
             state.applied = state.applied.max(head.applied).min(head.seq);
             if state.applied == head.seq {
@@ -270,6 +296,7 @@ impl Sequencer {
                     head,
                     streams: HashMap::new(),
                 });
+                state.known_at = Some(read_at);
                 return Ok(());
             }
             let tail = self
@@ -310,6 +337,11 @@ impl Sequencer {
             state.known = Some(known);
             return Ok(Some(answers));
         }
+        if !state.is_fresh() {
+            // This process stood still while it decided.
+            return Ok(None);
+        }
+        let sent_at = Instant::now();
         let mut head = known.head;
         (head.last_id, head.last_key) = (decided.last_id, decided.last_key);
         head.applied = state.applied;
@@ -338,6 +370,7 @@ impl Sequencer {
         known.head = head;
         known.streams.extend(decided.changed);
         state.known = Some(known);
+        state.known_at = Some(sent_at);
         Ok(Some(answers(decided.answers, head.seq)))
     }
 
@@ -396,14 +429,22 @@ fn answers(answers: Vec<Result<Done>>, head: i64) -> Vec<Result<Done>> {
 
 /// After a failure: has the tables follow what may have been committed, though nobody asks.
 async fn follow_later(sequencer: Weak<Sequencer>) {
+    let mut wait = AGAIN.0;
     loop {
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(AGAIN.1);
         let Some(sequencer) = sequencer.upgrade() else {
             return;
         };
-        let mut state = sequencer.state.lock().await;
+        // A group that is being written does it itself.
+        let Ok(mut state) = sequencer.state.try_lock() else {
+            continue;
+        };
         match sequencer.known(&mut state).await {
-            Ok(_) => return,
+            Ok(_) => {
+                sequencer.following.store(false, Ordering::Release);
+                return;
+            }
             Err(error) => tracing::debug!(error = %error.chain(), "the tables do not follow yet"),
         }
     }

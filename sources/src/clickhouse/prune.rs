@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ledger_core::{Result, StoreName, Timestamp};
+use ledger_core::{Result, StoreName};
 use ledger_layout::Retention;
 use ledger_layout::clickhouse::{Connection, LogTable, States, Tables};
 
@@ -38,14 +38,9 @@ impl Pruning<'_> {
     /// those of another history.
     pub(super) async fn prune(&self, retention: Retention) -> Result<u64> {
         let head = self.log.head(OPERATION).await?.seq;
-        let now = Timestamp::now();
-        let before = |age: Duration| {
-            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            now.as_micros().saturating_sub(age)
-        };
-        let expired = self.older_than(before(retention.min), head).await?;
+        let expired = self.older_than(retention.min, head).await?;
         let overdue = match retention.max {
-            Some(max) => self.older_than(before(max), head).await?,
+            Some(max) => self.older_than(max, head).await?,
             None => 0,
         };
         let needed = slowest(OPERATION, self.states).await?;
@@ -60,9 +55,19 @@ impl Pruning<'_> {
         // Noted first: a reader that finds rows missing looks there.
         let note = |text: &str, _| {
             let noted: i64 = text.parse().unwrap_or(0);
-            Ok(((noted < through).then(|| through.to_string()), ()))
+            Ok(((noted < through).then(|| through.to_string()), noted))
         };
-        self.states.update(OPERATION, KIND, KEY, note).await?;
+        let noted = self.states.update(OPERATION, KIND, KEY, note).await?;
+        // Who registered meanwhile has looked at the note of before.
+        let needed = slowest(OPERATION, self.states).await?;
+        if needed.is_some_and(|seq| seq <= through) && through > overdue {
+            let back = |text: &str, _| {
+                let ours = text == through.to_string();
+                Ok((ours.then(|| noted.to_string()), ()))
+            };
+            self.states.update(OPERATION, KIND, KEY, back).await?;
+            return Ok(0);
+        }
         let sql = format!(
             "DELETE FROM {} WHERE seq > 0 AND seq <= {through}",
             self.log.table()
@@ -76,10 +81,13 @@ impl Pruning<'_> {
 
     /// The last row that may go of those at or before a time: not the last of them, which the cursor
     /// of a reader points at that has read all but the younger ones, and never the newest of all.
-    async fn older_than(&self, cutoff: i64, head: i64) -> Result<i64> {
+    async fn older_than(&self, age: Duration, head: i64) -> Result<i64> {
+        // By the server's clock, whichever process asks.
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
         let sql = format!(
             "SELECT min(seq) AS first, count() AS rows FROM {} \
-             WHERE seq > 0 AND toUnixTimestamp64Micro(at) > {cutoff}",
+             WHERE seq > 0 \
+             AND toUnixTimestamp64Micro(at) > toUnixTimestamp64Micro(now64(6)) - {age}",
             self.log.table(),
         );
         let query = self.connection.client().query_raw(&sql);

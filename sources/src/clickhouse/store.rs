@@ -234,6 +234,8 @@ impl ClickHouseStore {
     pub async fn prune(&self) -> Result<u64> {
         let inner = &*self.0;
         inner.open.check("prune the mutation log")?;
+        // Nothing is removed that the tables have not followed.
+        inner.sequencer.run(Work::Head).await?;
         let pruning = Pruning {
             connection: &inner.connection,
             tables: &inner.tables,

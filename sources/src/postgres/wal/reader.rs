@@ -209,10 +209,12 @@ pub(super) async fn follow(inner: &Inner, after: &Cursor, pages: &Pages) -> Resu
         let mut sending = Box::pin(pages.send(changes));
         loop {
             tokio::select! {
-                taken = &mut sending => match taken {
-                    true => break,
-                    false => return Ok(()),
-                },
+                taken = &mut sending => {
+                    if taken {
+                        break;
+                    }
+                    return Ok(());
+                }
                 // Who holds a reader and does not read keeps no more of the log than others.
                 () = tokio::time::sleep(LOOK) => check_kept(inner, at).await?,
             }
