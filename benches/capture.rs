@@ -5,7 +5,10 @@
 #[allow(dead_code, reason = "each benchmark uses its part of it")]
 mod measure;
 
+mod captured;
+
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
@@ -15,6 +18,7 @@ use sqlx::postgres::{PgPoolCopyExt as _, PgPoolOptions};
 use tokio::sync::mpsc;
 
 use measure::arguments::Arguments;
+use measure::compare::milliseconds;
 use measure::database::{ClickHouse, Postgres};
 use measure::process::{Ran, tables_once};
 use measure::table::{Table, against};
@@ -34,8 +38,13 @@ const EPOCH: i64 = 946_684_800_000_000;
 const CREATE: &str = "CREATE TABLE rows (id bigint PRIMARY KEY, n int NOT NULL, v text NOT NULL,
     at timestamptz NOT NULL)";
 
+/// What reading into nothing is to reach of `pg_recvlogical`.
+const NULL_AIM: f64 = 0.8;
+
 struct Plan {
     rows: u64,
+    rate: u64,
+    seconds: u64,
     transaction: u64,
     bytes: u64,
 }
@@ -52,10 +61,18 @@ async fn main() -> Outcome {
             ),
             ("transaction", "10000", "rows of a transaction"),
             ("bytes", "100", "bytes of a row's text"),
+            (
+                "rate",
+                "5000",
+                "rows a second for the latency; 0 leaves it out",
+            ),
+            ("seconds", "20", "how long"),
         ],
     )?;
     let plan = Plan {
         rows: arguments.get("rows")?,
+        rate: arguments.get("rate")?,
+        seconds: arguments.get("seconds")?,
         transaction: arguments.get("transaction")?,
         bytes: arguments.get("bytes")?,
     };
@@ -63,13 +80,32 @@ async fn main() -> Outcome {
         "what", "rows", "rows/s", "floor", "ratio", "aim", "peak MB", "aim", "CPU s",
     ]);
     let source = Postgres::create().await?;
-    let sink = ClickHouse::create().await?;
-    let done = measure(&source, &sink, &plan, &mut table).await;
-    sink.remove().await?;
+    let sink = Arc::new(ClickHouse::create().await?);
+    let mut live = Table::new(&["rows/s", "p50 ms", "p99 ms"]);
+    let done = async {
+        measure(&source, &sink, &plan, &mut table).await?;
+        if plan.rate > 0 {
+            let delays = captured::live::measure(&source, &sink, plan.rate, plan.seconds).await?;
+            live.row([
+                format!("{:.0}", delays.rate),
+                milliseconds(delays.p50),
+                milliseconds(delays.p99),
+            ]);
+        }
+        Ok(())
+    };
+    let done: Outcome = Box::pin(done).await;
+    if let Some(sink) = Arc::into_inner(sink) {
+        sink.remove().await?;
+    }
     source.run(DROP_SLOTS.to_owned()).await?;
     source.remove().await?;
     done?;
-    table.print(&arguments.command())
+    table.print(&arguments.command())?;
+    if plan.rate > 0 {
+        live.print("commit to ClickHouse")?;
+    }
+    Ok(())
 }
 
 const DROP_SLOTS: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
@@ -90,18 +126,32 @@ async fn measure(source: &Postgres, sink: &ClickHouse, plan: &Plan, table: &mut 
     .await?;
     let floor = copy(source, sink).await?;
     check(sink, "floor", plan.rows).await?;
-    row(table, "copy", plan.rows, &ran, floor);
+    row(table, "copy", plan.rows, &ran, floor, AIM);
 
     // The same backlog for both, each by a slot of its own.
     source
-        .run("SELECT pg_create_logical_replication_slot('bench_floor', 'pgoutput')".to_owned())
+        .run(
+            "SELECT pg_create_logical_replication_slot(name, 'pgoutput') \
+             FROM unnest(ARRAY['bench_floor', 'bench_null']) name"
+                .to_owned(),
+        )
         .await?;
     fill(source, plan, plan.rows).await?;
     source.run("CHECKPOINT".to_owned()).await?;
     let ran = tables_once(&source.url, &sink.url, "public.rows").await?;
     check(sink, "rows_current", plan.rows * 2).await?;
     let floor = receive(source).await?;
-    row(table, "log", plan.rows, &ran, floor);
+    row(table, "log", plan.rows, &ran, floor, AIM);
+    let (time, rows) = captured::null::drain(&source.url, "bench_null", "public.rows").await?;
+    if rows != plan.rows {
+        return Err(format!("{rows} rows came from the log and not {}", plan.rows).into());
+    }
+    let ran = Ran {
+        time,
+        peak_mb: 0.0,
+        cpu: 0.0,
+    };
+    row(table, "log, dropped", plan.rows, &ran, floor, NULL_AIM);
 
     update(source, plan).await?;
     source.run("CHECKPOINT".to_owned()).await?;
@@ -112,7 +162,7 @@ async fn measure(source: &Postgres, sink: &ClickHouse, plan: &Plan, table: &mut 
         return Err("rows_current does not show every update".into());
     }
     let floor = receive(source).await?;
-    row(table, "updates", plan.rows, &ran, floor);
+    row(table, "updates", plan.rows, &ran, floor, AIM);
     Ok(())
 }
 
@@ -157,7 +207,7 @@ async fn update(source: &Postgres, plan: &Plan) -> Outcome {
     Ok(())
 }
 
-fn row(table: &mut Table, what: &str, rows: u64, ran: &Ran, floor: Duration) {
+fn row(table: &mut Table, what: &str, rows: u64, ran: &Ran, floor: Duration, aim: f64) {
     let ratio = floor.as_secs_f64() / ran.time.as_secs_f64();
     let memory = if ran.peak_mb < MEMORY_MB {
         ""
@@ -170,7 +220,7 @@ fn row(table: &mut Table, what: &str, rows: u64, ran: &Ran, floor: Duration) {
         format!("{:.0}", float(rows) / ran.time.as_secs_f64()),
         format!("{:.0}", float(rows) / floor.as_secs_f64()),
         format!("{ratio:.2}"),
-        against(ratio, AIM),
+        against(ratio, aim),
         format!("{:.0}", ran.peak_mb),
         format!("{MEMORY_MB:.0}{memory}"),
         format!("{:.1}", ran.cpu),

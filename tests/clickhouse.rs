@@ -213,6 +213,73 @@ async fn what_a_process_left_half_written_is_completed() {
     store.close().await;
 }
 
+/// The server forgets the tokens of inserts in time. A writer that has been idle as long reads what has
+/// been written before it takes a number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_writer_reads_before_it_writes() {
+    let server = ClickHouse::start().await;
+    let name = new_name();
+    // Two processes would have a sequencer each; so have two addresses.
+    let idle = open(&server.url(), &name).await;
+    let busy = open(&server.url().replace("127.0.0.1", "localhost"), &name).await;
+    let one = |text: &str| vec![NewEntry::new(text.to_owned())];
+    let name_of = stream("s");
+    idle.append(&name_of, one("first"), ExpectedVersion::Any)
+        .await
+        .unwrap();
+    let config: ClickHouseConfig = server.url().parse().unwrap();
+    let client = clickhouse::Client::default()
+        .with_url(format!("http://{}", config.address()))
+        .with_user(&config.user)
+        .with_password(config.password.expose());
+    let window =
+        format!("ALTER TABLE {name}_log MODIFY SETTING non_replicated_deduplication_window = 2");
+    client.query_raw(&window).execute().await.unwrap();
+    let (begun, mut count) = (Instant::now(), 1);
+    while begun.elapsed() < Duration::from_secs(6) || count < 10 {
+        busy.append(&name_of, one("busy"), ExpectedVersion::Exactly(count))
+            .await
+            .unwrap();
+        count += 1;
+    }
+    let last = idle
+        .append(&name_of, one("last"), ExpectedVersion::Exactly(count))
+        .await
+        .unwrap();
+    let read: Vec<_> = busy
+        .read(&name_of, ReadOptions::all())
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(read.len() as u64, count + 1);
+    assert_eq!(read.last().unwrap().id, last[0].id);
+    assert_log_is_content(&busy).await;
+    idle.close().await;
+    busy.close().await;
+}
+
+/// A page of the log ends with a large row; who stands at it reads on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_row_holds_no_reader_up() {
+    let store = open(&ledger_harness::shared::clickhouse_url(), &new_name()).await;
+    for bytes in [1, 6 << 20, 1] {
+        let entry = NewEntry::new(vec![b'x'; bytes]);
+        store
+            .append(&stream("s"), vec![entry], ExpectedVersion::Any)
+            .await
+            .unwrap();
+    }
+    let told = told(&store).await;
+    let log = store.log().unwrap();
+    for (at, change) in told.iter().enumerate().take(2) {
+        let mut behind = log.changes(change.cursor.clone());
+        let next = tokio::time::timeout(Duration::from_secs(30), behind.next()).await;
+        let next = next.expect("the reader gets on").unwrap().unwrap();
+        assert_eq!(next.cursor, told[at + 1].cursor);
+    }
+    store.close().await;
+}
+
 /// What is a store is not taken for a replica, nor the other way round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_and_a_replica_are_told_apart() {

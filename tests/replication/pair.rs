@@ -111,6 +111,29 @@ pub(crate) async fn mongo(url: &str) -> MongoDatabase {
         .unwrap()
 }
 
+/// Drops the slots of a database once their readers have gone.
+async fn drop_slots(url: &str) {
+    const SLOTS: &str = "FROM pg_replication_slots WHERE database = current_database()";
+    let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
+    let active = format!("SELECT count(*) {SLOTS} AND active");
+    loop {
+        let active: i64 = sqlx::query_scalar(AssertSqlSafe(active.clone()))
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        if active == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let drop = format!("SELECT pg_drop_replication_slot(slot_name) {SLOTS}");
+    sqlx::query(AssertSqlSafe(drop))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    conn.close().await.unwrap();
+}
+
 async fn postgres(url: &str, statements: &[String]) {
     let mut conn = sqlx::PgConnection::connect(url).await.unwrap();
     for sql in statements {
@@ -369,10 +392,7 @@ impl Pair {
                 let server = ledger_harness::shared::postgres_url();
                 let (_, database) = place.url.rsplit_once('/').unwrap();
                 if place.wal {
-                    let slots = "SELECT pg_drop_replication_slot(slot_name) \
-                         FROM pg_replication_slots WHERE database = current_database() \
-                         AND NOT active";
-                    postgres(&place.url, &[slots.to_owned()]).await;
+                    drop_slots(&place.url).await;
                 }
                 let drop = format!("DROP DATABASE {database} WITH (FORCE)");
                 postgres(&server, &[drop]).await;
