@@ -12,11 +12,11 @@ eval "$servers"
 
 said=$(mktemp)
 status=0
-cargo test --package ledger --test main --features postgres,clickhouse,conformance,webhook-axum -- \
+cargo test --package ledger --test main --all-features -- \
   replication:: --skip the_page_is_what_the_run_said --test-threads "${RUST_TEST_THREADS:-4}" |
   tee "$said" || status=$?
 sed -n 's/^test \(replication::[a-z0-9_:]*\) \.\.\. ok$/\1/p' "$said" >"$said.passed"
 LEDGER_MATRIX="$said.passed" cargo test --quiet --package ledger --test main \
-  --features postgres,clickhouse,conformance,webhook-axum -- the_page_is_what_the_run_said || status=$?
+  --all-features -- the_page_is_what_the_run_said || status=$?
 rm -f "$said" "$said.passed"
 exit "$status"
