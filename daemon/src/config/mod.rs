@@ -484,7 +484,7 @@ bridges:
             ),
             (
                 "type: mongodb\n  mongodb: {uri: 'mongodb://u:hunter2@h/d'}",
-                20,
+                15,
             ),
         ] {
             let text = format!("db:\n  {db}");

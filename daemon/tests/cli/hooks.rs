@@ -396,7 +396,8 @@ fn what_is_taken_out_of_the_configuration_keeps_its_place_until_it_is_removed() 
     wait("the bridge", || {
         let ran = home.ran(&["bridge", "status", "copy", "-o", "json"]);
         let status: Value = serde_json::from_str(&ran.out).unwrap_or(Value::Null);
-        status["delivered"] == 2
+        // The stream's state too, where the bridge met the entry in its copy.
+        status["delivered"].as_u64() >= Some(1) && status["lag_entries"] == 0
     });
     let configured = home.ran(&["hook", "remove", "shop"]);
     assert_ne!(configured.code, Some(0), "{configured:#?}");
