@@ -377,7 +377,7 @@ async fn the_openapi_document_is_of_the_routes() {
             }
         }
     }
-    assert_eq!(operations, 40);
+    assert_eq!(operations, 42);
     let text = document.to_string();
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for reference in text.split("#/components/schemas/").skip(1) {
