@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::position::Position;
 
-/// How many marks are kept; beyond, every other one is given up.
+/// How many marks are kept; beyond, half of them are given up, so that those left lie evenly.
 const MARKS: usize = 4_096;
 
 /// Counts what one run has handed on, by positions.
@@ -20,6 +20,8 @@ struct Marks {
     acknowledged: u64,
     /// How many were handed on up to some positions, in order.
     positions: VecDeque<(Position, u64)>,
+    /// How many rows lie between two marks at least.
+    apart: u64,
 }
 
 impl InFlight {
@@ -31,11 +33,14 @@ impl InFlight {
         let mut this = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         this.handed_on += rows;
         if this.positions.len() >= MARKS {
-            let mut kept = false;
-            this.positions.retain(|_| {
-                kept = !kept;
-                !kept
-            });
+            this.thin();
+        }
+        // The last mark always tells of all; it is moved where it is close to the one before.
+        let mut last = this.positions.iter().rev().map(|(_, rows)| *rows);
+        if let (Some(last), Some(before)) = (last.next(), last.next())
+            && last - before < this.apart
+        {
+            this.positions.pop_back();
         }
         let handed_on = this.handed_on;
         this.positions.push_back((position, handed_on));
@@ -51,7 +56,25 @@ impl InFlight {
             this.acknowledged = rows;
             this.positions.pop_front();
         }
+        if this.positions.is_empty() {
+            this.apart = 0;
+        }
         this.handed_on - this.acknowledged
+    }
+}
+
+impl Marks {
+    /// Gives up about half of the marks.
+    fn thin(&mut self) {
+        self.apart = (self.handed_on - self.acknowledged) / (MARKS as u64 / 2);
+        let (apart, mut kept) = (self.apart, self.acknowledged);
+        self.positions.retain(|(_, rows)| {
+            let keep = rows - kept >= apart;
+            if keep {
+                kept = *rows;
+            }
+            keep
+        });
     }
 }
 
@@ -82,7 +105,11 @@ mod tests {
         }
         assert!(rows.0.lock().unwrap().positions.len() <= MARKS);
         let behind = rows.behind(Position::between(all / 2));
-        assert!((all / 2..all).contains(&behind), "{behind}");
+        // No more than what lies between two marks.
+        assert!(
+            (all / 2..all / 2 + all / 1_000).contains(&behind),
+            "{behind}"
+        );
         assert_eq!(rows.behind(Position::between(all)), 0);
     }
 }
