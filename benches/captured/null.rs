@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use ledger::pipeline::Batch;
 use ledger::postgres::PostgresConfig;
 use ledger::postgres::capture::{CaptureOptions, PostgresCapture};
 use ledger::{
-    CursorStore, Error, ErrorKind, HeldRow, PipelineId, Progress, Result, Row, RowChange, RowOp,
-    Sink, Source, Table, TableName, TableReplica, TableSink, TableState, Version,
+    Batch, CursorStore, Error, ErrorKind, HeldRow, PipelineId, Progress, Result, Row, RowChange,
+    RowOp, Sink, Source, Table, TableName, TableReplica, TableSink, TableState, Version,
 };
 
 use crate::measure::Outcome;
