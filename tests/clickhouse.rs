@@ -232,9 +232,14 @@ async fn an_idle_writer_reads_before_it_writes() {
         .with_url(format!("http://{}", config.address()))
         .with_user(&config.user)
         .with_password(config.password.expose());
-    let window =
-        format!("ALTER TABLE {name}_log MODIFY SETTING non_replicated_deduplication_window = 2");
-    client.query_raw(&window).execute().await.unwrap();
+    // What was noted of tokens is read anew with the table.
+    for sql in [
+        format!("ALTER TABLE {name}_log MODIFY SETTING non_replicated_deduplication_window = 2"),
+        format!("DETACH TABLE {name}_log"),
+        format!("ATTACH TABLE {name}_log"),
+    ] {
+        client.query_raw(&sql).execute().await.unwrap();
+    }
     let (begun, mut count) = (Instant::now(), 1);
     while begun.elapsed() < Duration::from_secs(6) || count < 10 {
         busy.append(&name_of, one("busy"), ExpectedVersion::Exactly(count))
@@ -243,7 +248,7 @@ async fn an_idle_writer_reads_before_it_writes() {
         count += 1;
     }
     let last = idle
-        .append(&name_of, one("last"), ExpectedVersion::Exactly(count))
+        .append(&name_of, one("last"), ExpectedVersion::Any)
         .await
         .unwrap();
     let read: Vec<_> = busy

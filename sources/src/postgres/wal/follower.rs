@@ -20,7 +20,7 @@ use super::reader::{Came, Reader};
 use super::slot;
 use crate::postgres::capture::slot::find as find_slot;
 use crate::postgres::read::safe;
-use crate::postgres::replication::{parsed, shown};
+use crate::postgres::replication::shown;
 use crate::postgres::store::Inner;
 
 const OPERATION: &str = "follow the write-ahead log";
@@ -31,8 +31,8 @@ const LATER: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 /// How often the slot is moved.
 const MOVE: Duration = Duration::from_secs(30);
-/// How long to wait before trying again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long to wait before trying again; it doubles up to the second while that fails.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// How long who asks for the log's end waits for it.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How often the server is asked meanwhile how far it has read.
@@ -116,12 +116,17 @@ pub(in crate::postgres) fn start(inner: &Arc<Inner>) {
     let store = Arc::downgrade(inner);
     tokio::spawn(async move {
         wait(&store).await;
+        let mut again = AGAIN.0;
         while let Some(inner) = open(&store) {
             let name = inner.tables.store().clone();
+            let begun = Instant::now();
             let error = match follow(inner, &store).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
+            if begun.elapsed() > AGAIN.1 {
+                again = AGAIN.0;
+            }
             let Some(inner) = open(&store) else { return };
             tracing::warn!(
                 store = %name,
@@ -139,7 +144,8 @@ pub(in crate::postgres) fn start(inner: &Arc<Inner>) {
                 }
             }
             drop(inner);
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(AGAIN.1);
         }
     });
 }
@@ -251,8 +257,7 @@ impl Border {
 
 /// Notes what is known, and moves the slot as far as the retention allows: what is younger than its
 /// `min` stays, and what a registered consumer has not confirmed, unless it is older than its `max`.
-/// Tells how many bytes of the log are kept no longer.
-pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
+pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<()> {
     let failed = |error| inner.failed(OPERATION, error);
     let mut conn = inner.connection(OPERATION).await?;
     let mut tx = conn.begin().await.map_err(failed)?;
@@ -261,7 +266,7 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
     let slot = find_slot(&mut tx, &row.slot).await?;
     let slot = slot.filter(|slot| !slot.lost);
     let (Some(slot), Some(kept)) = (slot, row.kept_after) else {
-        return Ok(0);
+        return Ok(());
     };
     let uuid = &inner.history;
     let kept = Position::from_cursor(&Cursor::from_bytes(kept)?, uuid)?;
@@ -285,7 +290,7 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
         border.lsn > slot.confirmed && border.kept_after >= kept && border.lsn <= seen.through
     }) else {
         tx.commit().await.map_err(failed)?;
-        return Ok(0);
+        return Ok(());
     };
     let sql = inner.tables.sql(
         "WITH marks AS (DELETE FROM {ledger.wal_marks} WHERE store = $1 AND through < $3) \
@@ -303,8 +308,8 @@ pub(super) async fn retain(inner: &Inner, seen: Seen) -> Result<u64> {
     advance(inner, &mut conn, &row.slot, border.lsn).await
 }
 
-/// Moves the slot, and tells by how many bytes. The server reads the log up to there for it.
-async fn advance(inner: &Inner, conn: &mut PgConnection, name: &str, to: u64) -> Result<u64> {
+/// Moves the slot. The server reads the log up to there for it.
+async fn advance(inner: &Inner, conn: &mut PgConnection, name: &str, to: u64) -> Result<()> {
     let failed = |error| inner.failed(OPERATION, error);
     let mut tx = conn.begin().await.map_err(failed)?;
     slot::lock(inner, &mut tx).await?;
@@ -313,20 +318,18 @@ async fn advance(inner: &Inner, conn: &mut PgConnection, name: &str, to: u64) ->
         .await
         .map_err(failed)?;
     let Some(slot) = find_slot(&mut tx, name).await? else {
-        return Ok(0);
+        return Ok(());
     };
     if slot.confirmed >= to {
-        return Ok(0);
+        return Ok(());
     }
-    let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, $2::pg_lsn)";
-    let advanced: String = sqlx::query_scalar(sql)
+    sqlx::query("SELECT pg_replication_slot_advance($1, $2::pg_lsn)")
         .bind(name)
         .bind(shown(to))
-        .fetch_one(&mut *tx)
+        .execute(&mut *tx)
         .await
         .map_err(failed)?;
-    tx.commit().await.map_err(failed)?;
-    Ok(parsed(&advanced)?.saturating_sub(slot.confirmed))
+    tx.commit().await.map_err(failed)
 }
 
 fn lower(a: Border, b: Border) -> Border {

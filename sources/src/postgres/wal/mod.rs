@@ -29,7 +29,7 @@ use uuid::Uuid;
 use self::position::Position;
 use super::PostgresStore;
 use super::capture::end;
-use super::capture::slot::drop_slot;
+use super::capture::slot::{drop_slot, find as find_slot};
 use super::changes::Holders;
 use super::read::safe;
 use super::replication::parsed;
@@ -77,9 +77,19 @@ pub(super) async fn note_end(inner: &Inner) {
 }
 
 /// Moves the slot as far as the retention allows, and tells how many bytes of the log that gives up.
+/// The follower may move it at the same moment; that counts as well.
 pub(super) async fn prune(inner: &Inner) -> Result<u64> {
+    let before = confirmed(inner).await?;
     let seen = reach_end(inner).await?;
-    follower::retain(inner, seen).await
+    follower::retain(inner, seen).await?;
+    Ok(confirmed(inner).await?.saturating_sub(before))
+}
+
+/// Where the slot stands.
+async fn confirmed(inner: &Inner) -> Result<u64> {
+    let mut conn = inner.connection("find replication slot").await?;
+    let slot = find_slot(&mut conn, &inner.slot()).await?;
+    Ok(slot.map_or(0, |slot| slot.confirmed))
 }
 
 /// What is known once everything that is written now has been read.
