@@ -84,6 +84,7 @@ async fn main() -> Outcome {
     let mut live = Table::new(&["rows/s", "p50 ms", "p99 ms"]);
     let done = async {
         measure(&source, &sink, &plan, &mut table).await?;
+        table.print(&arguments.command())?;
         if plan.rate > 0 {
             let delays = captured::live::measure(&source, &sink, plan.rate, plan.seconds).await?;
             live.row([
@@ -101,7 +102,6 @@ async fn main() -> Outcome {
     source.run(DROP_SLOTS.to_owned()).await?;
     source.remove().await?;
     done?;
-    table.print(&arguments.command())?;
     if plan.rate > 0 {
         live.print("commit to ClickHouse")?;
     }
@@ -128,6 +128,9 @@ async fn measure(source: &Postgres, sink: &ClickHouse, plan: &Plan, table: &mut 
     check(sink, "floor", plan.rows).await?;
     row(table, "copy", plan.rows, &ran, floor, AIM);
 
+    source
+        .run("CREATE PUBLICATION bench_null FOR TABLE rows".to_owned())
+        .await?;
     // The same backlog for both, each by a slot of its own.
     source
         .run(
@@ -234,7 +237,8 @@ async fn receive(source: &Postgres) -> Outcome<Duration> {
         .fetch_one(&mut connection)
         .await?;
     let publication: String = sqlx::query_scalar(
-        "SELECT pubname::text FROM pg_publication_tables WHERE tablename = 'rows' LIMIT 1",
+        "SELECT pubname::text FROM pg_publication_tables WHERE tablename = 'rows' \
+         AND pubname <> 'bench_null' LIMIT 1",
     )
     .fetch_one(&mut connection)
     .await?;

@@ -102,11 +102,13 @@ impl TableReplica for Null {
 }
 
 /// Reads what the slot gives up to where the log ends now, and tells how long that took and how many
-/// rows there were.
-pub(crate) async fn drain(url: &str, slot: &str, tables: &str) -> Outcome<(Duration, u64)> {
+/// rows there were. The publication of the same name is older than the slot: the server looks for it
+/// as it was at each of the log's transactions.
+pub(crate) async fn drain(url: &str, name: &str, tables: &str) -> Outcome<(Duration, u64)> {
     let config = PostgresConfig::from_url(url)?;
     let options = CaptureOptions {
-        slot: Some(slot.to_owned()),
+        slot: Some(name.to_owned()),
+        publication: Some(name.to_owned()),
         copy: false,
         ..CaptureOptions::new(tables.parse()?)
     };

@@ -36,7 +36,7 @@ impl Watched {
                 Ok(ids.into_iter().map(i64::unsigned_abs).collect())
             }
             Self::ClickHouse(database, table) => {
-                let sql = format!("SELECT id FROM {table} WHERE id > {id}");
+                let sql = format!("SELECT toUInt64(id) FROM {table} WHERE id > {id}");
                 database.numbers(&sql).await
             }
         }
@@ -52,6 +52,8 @@ struct Inner {
     acknowledged: HashMap<u64, Instant>,
     seen: HashMap<u64, Instant>,
     polls: u64,
+    /// Why nothing more will be seen.
+    failed: Option<String>,
 }
 
 impl Times {
@@ -86,10 +88,23 @@ impl Times {
             .all(|id| inner.seen.contains_key(id))
     }
 
+    fn failed(&self) -> Option<String> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.failed.clone()
+    }
+
+    fn fail(&self, error: &dyn std::error::Error) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.failed = Some(format!("the sink cannot be asked: {error}"));
+    }
+
     /// Waits until every id that was acknowledged has been seen, at most that long.
     pub(crate) async fn wait(&self, most: Duration) -> Outcome {
         let begun = Instant::now();
         while !self.complete() {
+            if let Some(error) = self.failed() {
+                return Err(error.into());
+            }
             if begun.elapsed() > most {
                 return Err(format!("the sink did not hold everything after {most:?}").into());
             }
@@ -113,18 +128,22 @@ impl Times {
 }
 
 /// Polls the table for ids above `after`, with a pause between two polls, until the handle is
-/// aborted. Ids are expected without gaps, in whatever order they come.
+/// aborted or asking fails, which `Times::wait` tells. Ids are expected without gaps, in whatever
+/// order they come.
 pub(crate) fn watch(
     mut table: Watched,
     after: u64,
     pause: Duration,
     times: Times,
-) -> JoinHandle<Outcome> {
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         // All up to `below` have been seen, and those in `ahead`.
         let (mut below, mut ahead) = (after, BTreeSet::new());
         loop {
-            let ids = table.above(below).await?;
+            let ids = match table.above(below).await {
+                Ok(ids) => ids,
+                Err(error) => return times.fail(error.as_ref()),
+            };
             times.seen(&ids);
             ahead.extend(ids);
             while ahead.remove(&(below + 1)) {
