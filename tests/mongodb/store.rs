@@ -237,3 +237,56 @@ async fn a_kill_and_a_stepdown_lose_and_double_nothing() {
     assert_eq!(store.stat(&stream()).await.unwrap().count, APPENDS as u64);
     store.close().await;
 }
+
+/// Carries what one client says to the server, until it is dropped.
+async fn relay(server: &str) -> (u16, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = server.to_owned();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
+            connections.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, task)
+}
+
+/// A server would hold such a transaction for a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transaction_of_a_process_that_is_gone_holds_nobody_up() {
+    let server = Mongo::start().await;
+    let store = open(&server.url(), StoreOptions::default()).await;
+    let (port, relay) = relay(&format!("127.0.0.1:{}", server.port())).await;
+    let url = server
+        .url()
+        .replace(&server.port().to_string(), &port.to_string());
+    let gone = open(&url, StoreOptions::default()).await;
+    let mut session = gone.database().client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let entry = || vec![NewEntry::new("{}")];
+    gone.within(&mut session)
+        .append(&stream(), entry(), ExpectedVersion::Any)
+        .await
+        .unwrap();
+    // Its connections break, and it never says anything again.
+    relay.abort();
+    let _ = relay.await;
+    std::mem::forget(session);
+    let begun = std::time::Instant::now();
+    let append = async || store.append(&stream(), entry(), ExpectedVersion::Any).await;
+    while let Err(error) = append().await {
+        assert!(error.is_retryable(), "{}", error.chain());
+    }
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(store.stat(&stream()).await.unwrap().count, 1);
+    store.close().await;
+}

@@ -128,7 +128,7 @@ impl MongoDatabase {
 
     /// How often a transaction is tried.
     pub fn attempts(&self) -> Attempts {
-        Attempts::new(self.shared.config.acquire_timeout)
+        Attempts::new(self.clone(), self.shared.config.acquire_timeout)
     }
 
     /// Runs a command outside of any transaction.

@@ -6,6 +6,7 @@ mod cursors;
 mod database;
 mod error;
 mod lock;
+mod orphans;
 mod payload;
 mod promote;
 mod rows;

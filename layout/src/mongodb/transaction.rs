@@ -11,11 +11,14 @@ use mongodb::options::{Acknowledgment, ReadConcern, ReturnDocument, WriteConcern
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_conflict, rejected};
 use super::lock::unlock;
+use super::orphans;
 
 /// How often a commit of unknown outcome is asked about again.
 const COMMIT_ATTEMPTS: usize = 5;
 /// The most statements of one `update` command.
 const STATEMENTS: usize = 1_000;
+/// How long others may be in the way before it is looked whether they are still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A transaction: one of its own, or one in a session of the caller's. On a standalone server it is
 /// none, and only holds the store's lock.
@@ -255,21 +258,37 @@ pub(super) fn count(answer: &Document, field: &str) -> u64 {
 /// How often a transaction is tried that others get in the way of.
 #[derive(Debug)]
 pub struct Attempts {
+    database: MongoDatabase,
     until: Instant,
+    /// When to look for transactions whose process is gone.
+    look: Instant,
     delay: Duration,
 }
 
 impl Attempts {
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(super) fn new(database: MongoDatabase, patience: Duration) -> Self {
         Self {
+            database,
             until: Instant::now() + patience,
+            look: Instant::now() + LOOK,
             delay: Duration::from_micros(500),
         }
     }
 
     /// Waits, and tells whether to try again: where the error says so and there is time left.
     pub async fn again(&mut self, error: &Error) -> bool {
-        is_conflict(error) && self.wait().await
+        if !is_conflict(error) {
+            return false;
+        }
+        if Instant::now() >= self.look {
+            self.look = Instant::now() + LOOK;
+            match orphans::abort(&self.database).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "aborted transactions whose process is gone"),
+                Err(error) => tracing::debug!(%error, "cannot look for orphaned transactions"),
+            }
+        }
+        self.wait().await
     }
 
     /// Waits a little longer than the last time; whether there is time left.
