@@ -100,6 +100,7 @@ pub mod mongodb {
 /// shows what either holds.
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse {
+    pub use ledger_layout::clickhouse::Cluster;
     pub use ledger_sinks::clickhouse::{BatchBounds, ClickHouseConfig, ClickHouseSink};
     pub use ledger_sources::clickhouse::ClickHouseStore;
 }

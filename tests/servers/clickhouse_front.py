@@ -299,7 +299,7 @@ class ManySessions:
     """
 
     def __init__(self, path):
-        self.path = path
+        self.path = path = with_cluster(path)
         # Without one open session the library would shut the engine down, and load it anew.
         self.anchor = Session(path)
         self.pool = []
@@ -538,6 +538,21 @@ class SpooledInsert:
         self.file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def with_cluster(path):
+    """The engine's path, with a cluster `one_shard`, whose shard is the engine itself.
+
+    It takes that for its own, since the port is the one that it would listen at. It listens at none,
+    so there is no second one.
+    """
+    config = path + ".xml"
+    with open(config, "w", encoding="ascii") as file:
+        file.write("<clickhouse><tcp_port>9000</tcp_port><remote_servers><one_shard><shard>"
+                   "<internal_replication>true</internal_replication><replica>"
+                   "<host>127.0.0.1</host><port>9000</port></replica></shard></one_shard>"
+                   "</remote_servers></clickhouse>")
+    return f"{path}?config-file={config}"
 
 
 def open_engine(path):

@@ -31,6 +31,7 @@ const CAPTURED: Shape = Shape {
     ],
     settings: STATE_SETTINGS,
     indexes: &[],
+    by_stream: false,
 };
 
 // Changes that wait for the copy of their table, once each whatever was delivered twice.
@@ -46,6 +47,7 @@ const DEFERRED: Shape = Shape {
     ],
     settings: STATE_SETTINGS,
     indexes: &[],
+    by_stream: false,
 };
 
 /// The notes of captured tables.

@@ -51,11 +51,14 @@ impl fmt::Display for Secret {
 /// - `compression`: `lz4` or `none`; by default `none` on a loopback address, where it costs both
 ///   sides more than it saves, and `lz4` elsewhere.
 /// - `timeout`: seconds after which a call without an answer fails; 1 to 86400, 60 by default.
-/// - `cluster`: the cluster on which tables are created (`ON CLUSTER`); only with `replicated=true`,
-///   since each server would else hold rows of its own.
+/// - `cluster`: the cluster on which tables are created (`ON CLUSTER`); only with `replicated=true` or
+///   `sharded=true`, since each server would else hold rows of its own.
 /// - `replicated`: `true` or `false` (the default): tables are `Replicated...MergeTree`, with the
 ///   server's default path. Inserts then wait for a majority of the replicas, one after the other,
 ///   and reads for all that a majority has, so that it does not matter which replica is asked.
+/// - `sharded`: `true` or `false` (the default), with `cluster`: entries and labels are spread over the
+///   cluster's shards by their stream, see [`Cluster`]. Inserts return when every shard has its part.
+///   Without `replicated=true` the rest is on the server that the URL names: always name the same one.
 ///
 /// `Display` shows the URL without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +107,13 @@ const QUORUM: [(&str, &str); 3] = [
     ("select_sequential_consistency", "1"),
 ];
 
+/// What makes shards answer as one table: by default an insert returns before any shard has it.
+const SHARDED: [(&str, &str); 3] = [
+    ("distributed_foreground_insert", "1"),
+    ("optimize_skip_unused_shards", "1"),
+    ("skip_unavailable_shards", "0"),
+];
+
 impl ClickHouseConfig {
     /// Host and port.
     pub fn address(&self) -> String {
@@ -125,10 +135,9 @@ impl ClickHouseConfig {
             .with_database(&self.database)
             .with_compression(compression)
             .with_product_info("ledger", env!("CARGO_PKG_VERSION"));
-        if !self.cluster.replicated {
-            return client;
-        }
-        QUORUM.iter().fold(client, |client, (name, value)| {
+        let quorum = QUORUM.iter().filter(|_| self.cluster.replicated);
+        let sharded = SHARDED.iter().filter(|_| self.cluster.sharded);
+        quorum.chain(sharded).fold(client, |client, (name, value)| {
             client.with_setting(*name, *value)
         })
     }
@@ -204,10 +213,19 @@ impl FromStr for ClickHouseConfig {
         for (name, value) in url.query_pairs() {
             config.set(&name, &value)?;
         }
-        if config.cluster.name.is_some() && !config.cluster.replicated {
+        let Cluster {
+            name,
+            replicated,
+            sharded,
+        } = &config.cluster;
+        if name.is_some() && !replicated && !sharded {
             return Err(invalid(
-                "cluster needs replicated=true; each server would hold rows of its own",
+                "cluster needs replicated=true or sharded=true; each server would hold rows of its \
+                 own",
             ));
+        }
+        if *sharded && name.is_none() {
+            return Err(invalid("sharded=true needs cluster, whose shards they are"));
         }
         config.port = explicit_port(rest, &url).unwrap_or(if config.secure { 8443 } else { 8123 });
         if matches!(config.port, 9000 | 9440) {
@@ -257,9 +275,17 @@ impl ClickHouseConfig {
                     _ => return Err(invalid("replicated must be true or false")),
                 };
             }
+            "sharded" => {
+                self.cluster.sharded = match value {
+                    "true" | "1" => true,
+                    "false" | "0" => false,
+                    _ => return Err(invalid("sharded must be true or false")),
+                };
+            }
             _ => {
                 return Err(invalid(format!(
-                    "parameter {name:?} is none of secure, compression, timeout, cluster, replicated"
+                    "parameter {name:?} is none of secure, compression, timeout, cluster, replicated, \
+                     sharded"
                 )));
             }
         }
@@ -350,6 +376,9 @@ mod tests {
         let config = parse("clickhouse://h/db?cluster=main&replicated=true").unwrap();
         assert_eq!(config.cluster.name.as_deref(), Some("main"));
         assert!(config.cluster.replicated);
+        assert!(!config.cluster.sharded);
+        let config = parse("clickhouse://h/db?cluster=main&sharded=true").unwrap();
+        assert!(config.cluster.sharded && !config.cluster.replicated);
     }
 
     #[test]
@@ -389,6 +418,8 @@ mod tests {
             ("clickhouse://h/db?secure=maybe", "secure"),
             ("clickhouse://h/db?timeout=0", "timeout"),
             ("clickhouse://h/db?cluster=main", "replicated"),
+            ("clickhouse://h/db?sharded=true", "cluster"),
+            ("clickhouse://h/db?sharded=yes&cluster=main", "sharded"),
             ("clickhouse://h/db?cluster=a'b&replicated=true", "cluster"),
             ("clickhouse://h/db?replicated=yes", "replicated"),
             ("clickhouse://h/a/b", "database"),

@@ -32,6 +32,7 @@
 //! (Tags and annotations of this table are those at writing; the newer ones are in `s_labels`.)
 
 mod captured;
+mod cluster;
 mod config;
 mod contents;
 mod cursors;
@@ -47,6 +48,7 @@ mod shape;
 mod states;
 
 pub use captured::{CapturedTables, Deferred, Noted};
+pub use cluster::Cluster;
 pub use config::{ClickHouseConfig, Secret};
 pub use contents::{ClickHouseContents, KEYS, these_entries, these_streams};
 pub use cursors::{Cursors, Held, Owner};
@@ -55,7 +57,6 @@ pub use insert::{Dedup, Started, StartedRows};
 pub use log::{Beginning, Head, LOG_TAG, LogTable, NewRow, Tail, Written};
 pub use pacing::Pacer;
 pub use schema::{LAYOUT_VERSION, Tables};
-pub use shape::Cluster;
 pub use states::{Document, States};
 
 use std::time::Duration;

@@ -92,6 +92,10 @@ impl Pacer {
 }
 
 async fn most_parts(connection: &Connection, tables: &[&str]) -> ledger_core::Result<u64> {
+    // On a cluster with shards this server's part of a table goes by the other name.
+    let cluster = &connection.config().cluster;
+    let rows = tables.iter().map(|table| cluster.rows_of(table, true));
+    let tables: Vec<String> = rows.chain(tables.iter().map(|t| (*t).to_owned())).collect();
     let query = connection
         .client()
         .query(
@@ -99,7 +103,7 @@ async fn most_parts(connection: &Connection, tables: &[&str]) -> ledger_core::Re
              WHERE active AND database = ? AND table IN ? GROUP BY table)",
         )
         .bind(&connection.config().database)
-        .bind(tables);
+        .bind(&tables);
     let rows: Vec<Parts> = connection.fetch_all("count parts", query).await?;
     Ok(rows.first().map_or(0, |row| row.parts))
 }

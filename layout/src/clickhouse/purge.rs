@@ -15,14 +15,24 @@ struct TrimmedRow {
 }
 
 impl ClickHouseContents {
-    /// Deletes rows, and waits until no reader sees them.
+    /// Deletes rows of one of the store's tables, and waits until no reader sees them.
     pub async fn delete(
         &self,
         operation: &'static str,
         table: &str,
         condition: &str,
     ) -> Result<()> {
-        let sql = format!("DELETE FROM {table} WHERE {condition}");
+        let cluster = &self.connection().config().cluster;
+        let tables = self.tables();
+        let by_stream = table == tables.entries || table == tables.labels;
+        let rows = cluster.rows_of(table, by_stream);
+        // A table over shards takes no deletions: they go to where the rows are.
+        let on = if rows == table {
+            String::new()
+        } else {
+            cluster.clause()
+        };
+        let sql = format!("DELETE FROM {rows}{on} WHERE {condition}");
         let query = self.connection().client().query_raw(&sql);
         // Wait until the rows are gone, on every replica.
         let query = query.with_setting("lightweight_deletes_sync", "2");

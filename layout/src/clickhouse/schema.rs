@@ -3,9 +3,10 @@
 use ledger_core::{Result, StoreName};
 
 use super::Connection;
+use super::cluster::Cluster;
 use super::shape::{
-    Column, OPERATION, Shape, Table, add_indexes, check, check_columns, columns, open_shapes,
-    present, refuse,
+    Column, OPERATION, Shape, Table, add_indexes, check_columns, check_shapes, columns,
+    create_shapes, open_shapes, present as present_tables, refuse,
 };
 
 /// The version of this layout; the view's comment carries it.
@@ -53,6 +54,7 @@ const ENTRIES: Shape = Shape {
             "lower(payload) TYPE ngrambf_v1(4, 32768, 3, 0) GRANULARITY 1",
         ),
     ],
+    by_stream: true,
 };
 
 // Each state carries its version first, so that the maximum is the newest. That holds for
@@ -79,6 +81,7 @@ const LABELS: Shape = Shape {
     ],
     settings: DATA_SETTINGS,
     indexes: &[],
+    by_stream: true,
 };
 
 const STREAMS: Shape = Shape {
@@ -98,6 +101,7 @@ const STREAMS: Shape = Shape {
         "by_name",
         "tupleElement(name, 2) TYPE bloom_filter(0.001) GRANULARITY 1",
     )],
+    by_stream: false,
 };
 
 // The window is what makes a sequence number given once: of two inserts with one token the server
@@ -126,6 +130,7 @@ const LOG: Shape = Shape {
         ("fsync_part_directory", "1"),
     ],
     indexes: &[],
+    by_stream: false,
 };
 
 // (version, text): the newest version's text. Each version is written once, as in the log.
@@ -147,6 +152,7 @@ const STATES: Shape = Shape {
         ("fsync_part_directory", "1"),
     ],
     indexes: &[],
+    by_stream: false,
 };
 
 const DEAD_LETTERS: Shape = Shape {
@@ -164,6 +170,7 @@ const DEAD_LETTERS: Shape = Shape {
     ],
     settings: STATE_SETTINGS,
     indexes: &[],
+    by_stream: false,
 };
 
 // (fence, cursor in hexadecimal, source): the newest fence's furthest cursor is the maximum.
@@ -180,6 +187,7 @@ const CURSORS: Shape = Shape {
     ],
     settings: STATE_SETTINGS,
     indexes: &[],
+    by_stream: false,
 };
 
 // (epoch, state, source): 1 where the store is bound to a source, 0 where released, 2 where it is a
@@ -196,6 +204,7 @@ const STORES: Shape = Shape {
     ],
     settings: STATE_SETTINGS,
     indexes: &[],
+    by_stream: false,
 };
 
 const VIEW_COLUMNS: &[(&str, &str)] = &[
@@ -265,25 +274,17 @@ impl Tables {
     /// shape, naming table and difference; nothing is altered then.
     pub async fn open(&self, connection: &Connection) -> Result<()> {
         let shapes = self.shapes();
-        let cluster = &connection.config().cluster;
-        // Everything is checked before anything is created: a refusal leaves no traces.
-        let names = self.names();
-        let present = present(connection, &names).await?;
-        let columns = columns(connection, &names).await?;
-        for (name, shape) in &shapes {
-            check(name, shape, cluster, &present, &columns)?;
-        }
-        let replace = self.check_view(&present, &columns)?;
-        for (name, shape) in &shapes {
-            if !present.iter().any(|table| table.name == *name) {
-                connection
-                    .execute(OPERATION, &shape.create(name, cluster))
-                    .await?;
-            }
-        }
+        let present = check_shapes(connection, &shapes).await?;
+        let view = [self.current.as_str()];
+        let (is_there, columns) = (
+            present_tables(connection, &view).await?,
+            columns(connection, &view).await?,
+        );
+        let replace = self.check_view(&is_there, &columns)?;
+        create_shapes(connection, &shapes, &present).await?;
         add_indexes(connection, &shapes, &present).await;
         if let Some(create) = replace {
-            let view = self.view(create, &cluster.clause());
+            let view = self.view(create, &connection.config().cluster);
             connection.execute(OPERATION, &view).await?;
         }
         Ok(())
@@ -304,7 +305,7 @@ impl Tables {
 
     /// Whether the store has a mutation log: it is no replica then.
     pub async fn has_log(&self, connection: &Connection) -> Result<bool> {
-        Ok(!present(connection, &[&self.log]).await?.is_empty())
+        Ok(!present_tables(connection, &[&self.log]).await?.is_empty())
     }
 
     /// The names of the stores and replicas of the database, ascending.
@@ -327,15 +328,21 @@ impl Tables {
 
     /// Whether the store's tables are there, whatever their shape.
     pub async fn exist(&self, connection: &Connection) -> Result<bool> {
-        let present = present(connection, &self.names()).await?;
-        Ok(present.iter().any(|table| table.name == self.entries))
+        Ok(!present_tables(connection, &[&self.entries])
+            .await?
+            .is_empty())
     }
 
     /// Removes the content of the three tables; the view stays, and so do cursors and binding.
     pub async fn clear(&self, connection: &Connection) -> Result<()> {
-        let on = connection.config().cluster.clause();
+        let cluster = &connection.config().cluster;
         // The streams first: without them nothing is visible.
-        for table in [&self.streams, &self.labels, &self.entries] {
+        for (table, by_stream) in [
+            (&self.streams, false),
+            (&self.labels, true),
+            (&self.entries, true),
+        ] {
+            let (table, on) = (cluster.rows_of(table, by_stream), cluster.on(by_stream));
             // The setting lifts the server's guard against dropping large tables by mistake.
             let sql = format!("TRUNCATE TABLE {table}{on} SETTINGS max_table_size_to_drop = 0");
             connection.execute("clear ClickHouse tables", &sql).await?;
@@ -351,12 +358,6 @@ impl Tables {
             (Self::CURSORS, CURSORS),
             (Self::STORES, STORES),
         ]
-    }
-
-    fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.shapes().into_iter().map(|(name, _)| name).collect();
-        names.push(&self.current);
-        names
     }
 
     /// Whether the view has to be made, and if so by which words.
@@ -389,23 +390,30 @@ impl Tables {
     /// A label state wins over the entry's own where its version is higher. Labels of an entry that
     /// is not there, and entries at or below their stream's boundary, stay invisible: a replay of
     /// anything changes nothing.
-    fn view(&self, create: &str, on: &str) -> String {
+    fn view(&self, create: &str, cluster: &Cluster) -> String {
         let Self {
-            entries,
-            labels,
-            streams,
-            current,
-            ..
+            streams, current, ..
         } = self;
+        // Joined as it stands, a table over shards would be joined on each of them.
+        let from = |table: &str, alias: &str| {
+            if cluster.sharded {
+                format!("(SELECT * FROM {table} FINAL) AS {alias}")
+            } else {
+                format!("{table} AS {alias} FINAL")
+            }
+        };
+        let (entries, labels) = (from(&self.entries, "e"), from(&self.labels, "l"));
+        // Without replicas it reads what only one server has.
+        let on = cluster.on(!cluster.sharded);
         format!(
             "{create} {current}{on} AS SELECT \
              tupleElement(s.name, 2) AS stream, e.id AS id, e.payload AS payload, \
              e.order_key AS order_key, e.dedup_key AS dedup_key, \
              e.schema_version AS schema_version, e.metadata AS metadata, \
              {} AS tags, {} AS annotations, e.created_at AS created_at, {} AS updated_at \
-             FROM {entries} AS e FINAL \
+             FROM {entries} \
              INNER JOIN {streams} AS s FINAL ON s.stream_key = e.stream_key \
-             LEFT JOIN {labels} AS l FINAL ON l.stream_key = e.stream_key AND l.id = e.id \
+             LEFT JOIN {labels} ON l.stream_key = e.stream_key AND l.id = e.id \
              WHERE e.id > s.trimmed_through \
              SETTINGS join_use_nulls = 0 \
              COMMENT '{COMMENT}{LAYOUT_VERSION}'",

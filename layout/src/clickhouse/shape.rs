@@ -4,6 +4,7 @@ use clickhouse::Row;
 use ledger_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
+use super::cluster::{Cluster, Declared};
 use super::{Connection, identifier};
 
 pub(super) const OPERATION: &str = "open ClickHouse tables";
@@ -17,6 +18,8 @@ pub(super) struct Shape {
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// Skip indexes. They only save reading, so a table that lacks one gets it when it is opened.
     pub(super) indexes: &'static [(&'static str, &'static str)],
+    /// Whether each shard of a cluster that has them holds the rows of its streams only.
+    pub(super) by_stream: bool,
 }
 
 /// The engine of a replicated table without the path and the replica's name, which are the server's.
@@ -33,20 +36,45 @@ fn without_path(engine: &str) -> String {
     }
 }
 
-/// Creates tables where they are absent, and checks those that are there.
+/// Creates tables where they are absent, and checks those that are there. Everything is checked before
+/// anything is created: a refusal leaves no traces.
 pub(super) async fn open_shapes(connection: &Connection, shapes: &[(&str, Shape)]) -> Result<()> {
-    let names: Vec<&str> = shapes.iter().map(|(name, _)| *name).collect();
+    let present = check_shapes(connection, shapes).await?;
+    create_shapes(connection, shapes, &present).await
+}
+
+/// Checks the tables that are there, and tells which these are.
+pub(super) async fn check_shapes(
+    connection: &Connection,
+    shapes: &[(&str, Shape)],
+) -> Result<Vec<Table>> {
     let cluster = &connection.config().cluster;
+    let declared: Vec<_> = shapes
+        .iter()
+        .flat_map(|(name, shape)| cluster.tables(name, shape))
+        .collect();
+    let names: Vec<&str> = declared.iter().map(|table| table.name.as_str()).collect();
     let present = present(connection, &names).await?;
     let columns = columns(connection, &names).await?;
-    for (name, shape) in shapes {
-        check(name, shape, cluster, &present, &columns)?;
+    for table in &declared {
+        check(table, connection, &present, &columns)?;
     }
+    Ok(present)
+}
+
+/// Creates the tables that are not `present`.
+pub(super) async fn create_shapes(
+    connection: &Connection,
+    shapes: &[(&str, Shape)],
+    present: &[Table],
+) -> Result<()> {
+    let config = connection.config();
     for (name, shape) in shapes {
-        if !present.iter().any(|table| table.name == *name) {
-            connection
-                .execute(OPERATION, &shape.create(name, cluster))
-                .await?;
+        for table in config.cluster.tables(name, shape) {
+            if !present.iter().any(|found| found.name == table.name) {
+                let create = table.create(&config.cluster, &config.database);
+                connection.execute(OPERATION, &create).await?;
+            }
         }
     }
     Ok(())
@@ -58,8 +86,10 @@ pub(super) async fn add_indexes(
     shapes: &[(&str, Shape)],
     present: &[Table],
 ) {
-    let on = connection.config().cluster.clause();
+    let cluster = &connection.config().cluster;
     for (name, shape) in shapes {
+        let name = &cluster.rows_of(name, shape.by_stream);
+        let on = cluster.on(shape.by_stream);
         let Some(table) = present.iter().find(|table| table.name == *name) else {
             continue;
         };
@@ -75,7 +105,7 @@ pub(super) async fn add_indexes(
             let fill = format!("ALTER TABLE {name}{on} MATERIALIZE INDEX {index}");
             for sql in [add, fill] {
                 if let Err(error) = connection.execute(OPERATION, &sql).await {
-                    tracing::warn!(table = name, index, error = %error.chain(), "no index was added");
+                    tracing::warn!(table = %name, index, error = %error.chain(), "no index was added");
                     break;
                 }
             }
@@ -108,69 +138,6 @@ pub(super) async fn columns(connection: &Connection, names: &[&str]) -> Result<V
     connection.fetch_all(OPERATION, query).await
 }
 
-/// How tables are spread over a cluster; one server by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cluster {
-    /// The cluster on which tables and views are created, altered and emptied (`ON CLUSTER`).
-    pub name: Option<String>,
-    /// Whether tables are replicated, with the server's own path.
-    pub replicated: bool,
-}
-
-impl Cluster {
-    /// The clause behind the name in a statement of definition.
-    pub(super) fn clause(&self) -> String {
-        match &self.name {
-            Some(name) => format!(" ON CLUSTER {}", identifier(name)),
-            None => String::new(),
-        }
-    }
-
-    fn engine(&self, engine: &str) -> String {
-        if self.replicated {
-            format!("Replicated{engine}")
-        } else {
-            engine.to_owned()
-        }
-    }
-
-    fn setting(&self, name: &str) -> String {
-        match name {
-            "non_replicated_deduplication_window" if self.replicated => {
-                "replicated_deduplication_window".to_owned()
-            }
-            _ => name.to_owned(),
-        }
-    }
-}
-
-impl Shape {
-    pub(super) fn create(&self, name: &str, cluster: &Cluster) -> String {
-        let list = |pairs: &[(&str, &str)], between: &str| {
-            let pairs: Vec<String> = pairs
-                .iter()
-                .map(|(name, value)| format!("{name}{between}{value}"))
-                .collect();
-            pairs.join(", ")
-        };
-        let settings = self.settings.iter();
-        let settings: Vec<String> = settings
-            .map(|(name, value)| format!("{} = {value}", cluster.setting(name)))
-            .collect();
-        let indexes = self.indexes.iter();
-        let indexes = indexes.map(|(name, what)| format!(", INDEX {name} {what}"));
-        format!(
-            "CREATE TABLE IF NOT EXISTS {name}{} ({}{}) ENGINE = {} ORDER BY ({}) SETTINGS {}",
-            cluster.clause(),
-            list(self.columns, " "),
-            indexes.collect::<String>(),
-            cluster.engine(self.engine),
-            self.sorting_key,
-            settings.join(", "),
-        )
-    }
-}
-
 #[derive(Debug, Row, Deserialize)]
 pub(super) struct Table {
     pub(super) name: String,
@@ -190,13 +157,30 @@ pub(super) struct Column {
     r#type: String,
 }
 
-pub(super) fn check(
-    name: &str,
-    shape: &Shape,
-    cluster: &Cluster,
+fn check(
+    declared: &Declared<'_>,
+    connection: &Connection,
     present: &[Table],
     columns: &[Column],
 ) -> Result<()> {
+    let config = connection.config();
+    check_as(
+        declared,
+        &config.cluster,
+        &config.database,
+        present,
+        columns,
+    )
+}
+
+fn check_as(
+    declared: &Declared<'_>,
+    cluster: &Cluster,
+    database: &str,
+    present: &[Table],
+    columns: &[Column],
+) -> Result<()> {
+    let (name, shape) = (declared.name.as_str(), declared.shape);
     let Some(table) = present.iter().find(|table| table.name == name) else {
         return Ok(());
     };
@@ -209,6 +193,14 @@ pub(super) fn check(
             &format!("its {what} is {found:?} instead of {expected:?}"),
         ))
     };
+    if let Some(rows) = &declared.distributed {
+        expect(
+            "engine",
+            &cluster.distributed(rows, database),
+            &table.engine_full,
+        )?;
+        return check_columns(name, shape.columns, columns);
+    }
     // The engine as it was declared ends where its clauses begin.
     let engine = table
         .engine_full
@@ -216,11 +208,7 @@ pub(super) fn check(
         .next()
         .unwrap_or_default();
     let engine = engine.split(" PARTITION BY").next().unwrap_or_default();
-    expect(
-        "engine",
-        &cluster.engine(shape.engine),
-        &without_path(engine),
-    )?;
+    expect("engine", &cluster.kind(shape.engine), &without_path(engine))?;
     // Newer versions keep the parentheses around a single column.
     expect(
         "sorting key",
@@ -304,32 +292,8 @@ mod tests {
             ("fsync_after_insert", "1"),
         ],
         indexes: &[("by_id", "id TYPE minmax GRANULARITY 1")],
+        by_stream: true,
     };
-
-    #[test]
-    fn one_server_has_plain_tables() {
-        assert_eq!(
-            SHAPE.create("s_entries", &Cluster::default()),
-            "CREATE TABLE IF NOT EXISTS s_entries (stream_key UInt64, id UInt64, INDEX by_id id TYPE \
-             minmax GRANULARITY 1) ENGINE = ReplacingMergeTree(label_version) ORDER BY (stream_key, \
-             id) SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1"
-        );
-    }
-
-    #[test]
-    fn a_cluster_has_replicated_tables_that_remember_tokens() {
-        let cluster = Cluster {
-            name: Some("main".to_owned()),
-            replicated: true,
-        };
-        assert_eq!(
-            SHAPE.create("s_entries", &cluster),
-            "CREATE TABLE IF NOT EXISTS s_entries ON CLUSTER `main` (stream_key UInt64, id UInt64, \
-             INDEX by_id id TYPE minmax GRANULARITY 1) ENGINE = \
-             ReplicatedReplacingMergeTree(label_version) ORDER BY (stream_key, id) SETTINGS \
-             replicated_deduplication_window = 1000, fsync_after_insert = 1"
-        );
-    }
 
     #[test]
     fn what_loses_rows_elsewhere_is_refused() {
@@ -352,8 +316,11 @@ mod tests {
             comment: String::new(),
             create_table_query: String::new(),
         };
-        let checked =
-            |table, cluster: &Cluster| check("s_entries", &SHAPE, cluster, &[table], &columns);
+        let checked = |table: Table, cluster: &Cluster| {
+            let tables = cluster.tables("s_entries", &SHAPE);
+            let declared = tables.iter().find(|declared| declared.name == table.name);
+            check_as(declared.unwrap(), cluster, "db", &[table], &columns)
+        };
         let (alone, own) = (Cluster::default(), "ReplacingMergeTree(label_version)");
         let good = table("ReplacingMergeTree", own, "stream_key, id");
         checked(good, &alone).unwrap();
@@ -365,6 +332,39 @@ mod tests {
         let short = table("ReplacingMergeTree", own, "stream_key");
         let error = checked(short, &alone).unwrap_err().to_string();
         assert!(error.contains("primary key"), "{error}");
+        // Nor is one that spreads its rows otherwise.
+        let sharded = Cluster {
+            name: Some("main".to_owned()),
+            sharded: true,
+            ..Cluster::default()
+        };
+        for (engine, fits) in [
+            (
+                "Distributed('main', 'db', 's_entries_shard', stream_key)",
+                true,
+            ),
+            (
+                "Distributed('main', '', 's_entries_shard', stream_key)",
+                true,
+            ),
+            ("Distributed('main', 'db', 's_entries_shard')", false),
+            (
+                "Distributed('main', 'db', 's_entries_shard', rand())",
+                false,
+            ),
+            (
+                "Distributed('other', 'db', 's_entries_shard', stream_key)",
+                false,
+            ),
+        ] {
+            let table = Table {
+                engine_full: engine.to_owned(),
+                ..table("Distributed", engine, "")
+            };
+            assert_eq!(checked(table, &sharded).is_ok(), fits, "{engine}");
+        }
+        let good = table("ReplacingMergeTree", own, "stream_key, id");
+        assert!(checked(good, &sharded).is_err(), "the rows of all shards");
         // One that is replicated is not taken for one that is not.
         let path = "ReplicatedReplacingMergeTree('/tables/{uuid}', '{replica}', label_version)";
         let replicated = table("ReplicatedReplacingMergeTree", path, "stream_key, id");
