@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use ledger_core::{
     Change, Cursor, Entry, EntryId, Error, ErrorKind, Mutation, NewEntry, Pairs, Result, StreamRef,
-    Timestamp,
+    StreamState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -22,6 +22,12 @@ pub const SET_ANNOTATIONS: i16 = 3;
 pub const TRIM: i16 = 4;
 /// The number that stands for `rename` in a log row.
 pub const RENAME: i16 = 5;
+/// The number of the row at which a log begins, which stands for no change.
+pub const BEGIN: i16 = 6;
+/// The number that stands for the state of a stream, which a relay was given by a snapshot.
+pub const STREAM: i16 = 7;
+/// The number that stands for `append` where the entries are told whole, with labels and times.
+pub const WHOLE: i16 = 8;
 
 /// A row of the log, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +43,12 @@ pub struct LogRow {
     /// The ids concerned. Of an append: one an entry of the body, 0 where the entry was a
     /// duplicate; of a label: the entry's; of a trim: the highest removed.
     pub ids: Vec<i64>,
-    /// Of an append: how many entries the stream ever had after it; of a label: the entry's label
-    /// version.
+    /// Of an append: how many entries the stream ever had after it, 0 where entries that are told
+    /// whole do not tell it; of a label: the entry's label version; of a stream: how many entries it
+    /// ever had.
     pub version: i64,
-    /// What [`encode_entries`], [`encode_tags`] or [`encode_annotations`] made; empty for the rest.
+    /// Of an append the entries, of a label all of it, of a stream how far it is trimmed; empty for the
+    /// rest.
     pub body: Bytes,
 }
 
@@ -60,6 +68,15 @@ impl LogRow {
         hash.update(&self.version.to_be_bytes());
         hash.update(&self.body);
         hash.digest()
+    }
+
+    /// How many changes the row stands for.
+    pub fn changes(&self) -> usize {
+        match self.kind {
+            APPEND | WHOLE => self.ids.iter().filter(|id| **id != 0).count(),
+            BEGIN => 0,
+            _ => 1,
+        }
     }
 
     /// The position of the row's last change.
@@ -110,21 +127,26 @@ impl LogRow {
         };
         let version = u64::try_from(version).map_err(|_| corrupt("its version is negative"))?;
         let mut changes = match kind {
-            APPEND => {
-                let entries = decode_entries(&body)?;
+            APPEND | WHOLE => {
+                let entries = if kind == WHOLE {
+                    decode_whole(&body)?
+                } else {
+                    decode_entries(&body)?
+                };
                 if entries.len() != ids.len() {
                     return Err(corrupt("it has another number of ids than of entries"));
                 }
+                let told = kind == APPEND || version > 0;
                 let kept = u64::try_from(ids.iter().filter(|id| **id != 0).count()).unwrap_or(0);
                 let mut version = version
-                    .checked_sub(kept)
+                    .checked_sub(if told { kept } else { 0 })
                     .ok_or_else(|| corrupt("its version is below its number of entries"))?;
                 let mut changes = Vec::with_capacity(entries.len());
                 for (index, (id, entry)) in (0_u32..).zip(ids.iter().zip(entries)) {
                     if *id == 0 {
                         continue;
                     }
-                    version += 1;
+                    version += u64::from(told);
                     let entry = Box::new(entry.into_entry(entry_id(*id)?, &stream, at));
                     changes.push(Change {
                         cursor: cursor(index),
@@ -147,6 +169,12 @@ impl LogRow {
             }),
             TRIM => one(Mutation::Trim { through: first()? }),
             RENAME => one(Mutation::Rename),
+            STREAM => one(Mutation::Stream(StreamState {
+                stream: stream.clone(),
+                version,
+                trimmed_through: decode(&body)?,
+            })),
+            BEGIN => Vec::new(),
             other => {
                 return Err(corrupt(&format!(
                     "mutation {other} is not known to this version"
@@ -240,6 +268,45 @@ struct Logged<'a> {
     tags: Vec<&'a str>,
 }
 
+/// An entry that exists, in the body of an append. Field order is the stored form: add at the end
+/// only.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Told<'a> {
+    #[serde(borrow)]
+    logged: Logged<'a>,
+    annotations: Vec<(&'a str, &'a str)>,
+    label_version: u64,
+    created_at: Timestamp,
+    updated_at: Option<Timestamp>,
+}
+
+impl<'a> Told<'a> {
+    /// All of an entry but its id and its stream.
+    pub(crate) fn of(entry: &'a Entry) -> Self {
+        Self {
+            logged: Logged {
+                payload: &entry.payload,
+                order_key: &entry.order_key,
+                dedup_key: &entry.dedup_key,
+                schema_version: entry.schema_version,
+                metadata: texts_of(&entry.metadata),
+                tags: entry.tags.iter().map(String::as_str).collect(),
+            },
+            annotations: texts_of(&entry.annotations),
+            label_version: entry.label_version,
+            created_at: entry.created_at,
+            updated_at: entry.updated_at,
+        }
+    }
+}
+
+fn texts_of(pairs: &Pairs) -> Vec<(&str, &str)> {
+    pairs
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect()
+}
+
 struct Decoded {
     payload: Bytes,
     order_key: String,
@@ -247,10 +314,37 @@ struct Decoded {
     schema_version: u32,
     metadata: Pairs,
     tags: Vec<String>,
+    /// What only an entry that is told whole has.
+    whole: Option<Labelled>,
+}
+
+struct Labelled {
+    annotations: Pairs,
+    label_version: u64,
+    created_at: Timestamp,
+    updated_at: Option<Timestamp>,
 }
 
 impl Decoded {
+    fn of(entry: Logged<'_>, body: &Bytes, whole: Option<Labelled>) -> Self {
+        Self {
+            payload: body.slice_ref(entry.payload),
+            order_key: entry.order_key.to_owned(),
+            dedup_key: entry.dedup_key.to_owned(),
+            schema_version: entry.schema_version,
+            metadata: owned(entry.metadata),
+            tags: entry.tags.into_iter().map(str::to_owned).collect(),
+            whole,
+        }
+    }
+
     fn into_entry(self, id: EntryId, stream: &StreamRef, at: Timestamp) -> Entry {
+        let whole = self.whole.unwrap_or_else(|| Labelled {
+            annotations: Pairs::new(),
+            label_version: 0,
+            created_at: at,
+            updated_at: None,
+        });
         Entry {
             id,
             stream: stream.name.clone(),
@@ -260,12 +354,19 @@ impl Decoded {
             schema_version: self.schema_version,
             metadata: self.metadata,
             tags: self.tags,
-            annotations: Pairs::new(),
-            label_version: 0,
-            created_at: at,
-            updated_at: None,
+            annotations: whole.annotations,
+            label_version: whole.label_version,
+            created_at: whole.created_at,
+            updated_at: whole.updated_at,
         }
     }
+}
+
+fn owned(pairs: Vec<(&str, &str)>) -> Pairs {
+    pairs
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
 }
 
 /// The body of an append.
@@ -277,36 +378,50 @@ pub fn encode_entries(entries: &[NewEntry]) -> Result<Vec<u8>> {
             order_key: &entry.order_key,
             dedup_key: &entry.dedup_key,
             schema_version: entry.schema_version,
-            metadata: entry
-                .metadata
-                .iter()
-                .map(|(k, v)| (k.as_str(), v.as_str()))
-                .collect(),
+            metadata: texts_of(&entry.metadata),
             tags: entry.tags.iter().map(String::as_str).collect(),
         })
         .collect();
     encode(&logged)
 }
 
+/// The body of an append of entries that exist: whole for a row of that kind, as
+/// [`encode_entries`] writes it for others.
+pub(crate) fn encode_told(kind: i16, entries: &[Told<'_>]) -> Result<Vec<u8>> {
+    if kind == WHOLE {
+        return encode(entries);
+    }
+    let logged: Vec<&Logged<'_>> = entries.iter().map(|entry| &entry.logged).collect();
+    encode(&logged)
+}
+
+/// The body of the state of a stream: how far it is trimmed.
+pub(crate) fn encode_state(trimmed_through: u64) -> Result<Vec<u8>> {
+    encode(&trimmed_through)
+}
+
 /// The payloads share `body`'s memory.
 fn decode_entries(body: &Bytes) -> Result<Vec<Decoded>> {
     let logged: Vec<Logged<'_>> = decode(body)?;
-    let owned = |text: &str| text.to_owned();
-    Ok(logged
-        .into_iter()
-        .map(|entry| Decoded {
-            payload: body.slice_ref(entry.payload),
-            order_key: owned(entry.order_key),
-            dedup_key: owned(entry.dedup_key),
-            schema_version: entry.schema_version,
-            metadata: entry
-                .metadata
-                .into_iter()
-                .map(|(k, v)| (owned(k), owned(v)))
-                .collect(),
-            tags: entry.tags.into_iter().map(owned).collect(),
-        })
+    let decoded = logged.into_iter();
+    Ok(decoded
+        .map(|entry| Decoded::of(entry, body, None))
         .collect())
+}
+
+/// As [`decode_entries`], of entries that are told whole.
+fn decode_whole(body: &Bytes) -> Result<Vec<Decoded>> {
+    let told: Vec<Told<'_>> = decode(body)?;
+    let decoded = told.into_iter().map(|entry| {
+        let whole = Labelled {
+            annotations: owned(entry.annotations),
+            label_version: entry.label_version,
+            created_at: entry.created_at,
+            updated_at: entry.updated_at,
+        };
+        Decoded::of(entry.logged, body, Some(whole))
+    });
+    Ok(decoded.collect())
 }
 
 /// The body of a `set_tags`.
