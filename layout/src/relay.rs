@@ -7,8 +7,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use ledger_core::{
-    Batch, Change, Cursor, Error, Mutation, Result, StoreName, StreamKey, StreamName, StreamRef,
-    Timestamp,
+    Batch, Change, Cursor, Mutation, Result, StreamKey, StreamName, StreamRef, Timestamp,
 };
 
 use crate::Retention;
@@ -214,8 +213,9 @@ impl<'a> Rows<'a> {
 }
 
 /// Why the log of a relay cannot end.
-pub(crate) fn followed(store: &StoreName, followers: &[String]) -> Error {
-    Error::invalid(
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mongodb"))]
+pub(crate) fn followed(store: &ledger_core::StoreName, followers: &[String]) -> ledger_core::Error {
+    ledger_core::Error::invalid(
         "open replica",
         format!(
             "relay: store {store} is a relay, and these follow its log: {}; leave relay on, or remove \

@@ -429,6 +429,24 @@ async fn a_relays_log_is_kept_for_those_who_follow_it(middle: Kind) {
     close(first, last).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_is_an_end_of_chains_and_no_middle() {
+    let mut first = Pair::open(Kind::ClickHouse, Kind::Sqlite).await;
+    first.sink = first.to.relay(&first.name, Relay::On).await.unwrap();
+    let mut last = carried_on(&first).await;
+    last.to = first.another(Kind::ClickHouse, "last").await;
+    let error = last.to.relay(&first.name, Relay::On).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("relay"), "{error}");
+    last.sink = last.to.relay(&first.name, Relay::Off).await.unwrap();
+    everything(&first.source).await;
+    first.once().await.unwrap();
+    last.once().await.unwrap();
+    assert_ends_equal(&first, &last).await;
+    last.close().await;
+    first.close().await;
+}
+
 /// One named test a case, for each backend in the middle.
 macro_rules! middles {
     ($($middle:ident: $kind:ident),* => $cases:tt) => {

@@ -113,7 +113,7 @@ fn a_daemon_runs_a_chain_and_refuses_a_loop() {
          relay: true}\n",
     );
     let check = home.ran(&["config", "check"]);
-    assert_eq!(check.code, Some(2), "{check:#?}");
+    assert_eq!(check.code, Some(1), "{check:#?}");
     assert!(
         check.err.contains("relay") && check.err.contains("must not be given beside tables"),
         "{check:#?}"
