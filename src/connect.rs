@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::pipeline::BatchOptions;
 use crate::{Change, Error, ErrorKind, PipelineId, Result, Sink, Store, StoreName};
 
-use ledger_layout::StoreOptions;
+use ledger_layout::{ReplicaOptions, StoreOptions};
 
 pub use flow::{Differing, Flow, Verified};
 pub use log::LogKind;
@@ -264,32 +264,83 @@ impl DatabaseUrl {
     /// Opens a sink for the changes of a store, and creates its tables where they do not exist.
     /// Refused: tables of that name that have another shape, or are no replica's.
     pub async fn open_sink(&self, store: &StoreName) -> Result<ReplicaSink> {
+        self.open_sink_with(store, ReplicaOptions::default()).await
+    }
+
+    /// As [`open_sink`](Self::open_sink), with options.
+    pub async fn open_sink_with(
+        &self,
+        store: &StoreName,
+        options: ReplicaOptions,
+    ) -> Result<ReplicaSink> {
         let sink = match &self.0 {
             #[cfg(feature = "sqlite")]
             Kind::Sqlite(config) => {
                 use ledger_sinks::sqlite::SqliteSink;
-                Inner::Sqlite(Arc::new(
-                    SqliteSink::open(config.clone(), store.clone()).await?,
-                ))
+                let sink = SqliteSink::open_with(config.clone(), store.clone(), options);
+                Inner::Sqlite(Arc::new(sink.await?))
             }
             #[cfg(feature = "postgres")]
             Kind::Postgres(config) => {
                 use ledger_sinks::postgres::PostgresSink;
-                Inner::Postgres(Arc::new(PostgresSink::open(config, store).await?))
+                let sink = PostgresSink::open_with(config, store, options);
+                Inner::Postgres(Arc::new(sink.await?))
             }
             #[cfg(feature = "mongodb")]
             Kind::Mongo(config) => {
                 use ledger_sinks::mongodb::MongoSink;
-                let sink = MongoSink::open(config.as_ref().clone(), store.clone());
+                let config = config.as_ref().clone();
+                let sink = MongoSink::open_with(config, store.clone(), options);
                 Inner::Mongo(Arc::new(sink.await?))
             }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(config) => {
                 use ledger_sinks::clickhouse::ClickHouseSink;
-                Inner::ClickHouse(Arc::new(ClickHouseSink::open(config, store).await?))
+                let sink = ClickHouseSink::open_with(config, store, options);
+                Inner::ClickHouse(Arc::new(sink.await?))
             }
         };
         Ok(ReplicaSink(sink))
+    }
+
+    /// As [`open_sink_with`](Self::open_sink_with), for the changes of this source. Where the sink is a
+    /// store that they came through, the error names the loop.
+    pub async fn open_sink_of(
+        &self,
+        source: &dyn Store,
+        store: &StoreName,
+        options: ReplicaOptions,
+    ) -> Result<ReplicaSink> {
+        match Box::pin(self.open_sink_with(store, options)).await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::InvalidInput | ErrorKind::AlreadyExists
+                ) =>
+            {
+                self.check_loop(source, store).await?;
+                Err(error)
+            }
+            opened => opened,
+        }
+    }
+
+    /// `InvalidInput` where the store here is one that the changes of `source` came through.
+    async fn check_loop(&self, source: &dyn Store, store: &StoreName) -> Result<()> {
+        let Some(log) = source.log() else {
+            return Ok(());
+        };
+        let identity = log.identity().await?;
+        let sink = Box::pin(self.open_store(store)).await?;
+        let looped = match sink.log() {
+            Some(log) => {
+                let own = log.identity().await?;
+                identity.check_sink(own.store, &format!("store {store} in {self}"))
+            }
+            None => Ok(()),
+        };
+        sink.close().await;
+        looped
     }
 
     /// As [`open_sink`](Self::open_sink), creating nothing: `NotFound` where there is no replica.

@@ -55,8 +55,8 @@ pub use ledger_core::*;
 /// Bridges: a store's content and changes carried into a sink, and compared with it.
 pub use ledger_bridge as bridge;
 
-/// How a store in an SQL database behaves.
-pub use ledger_layout::{Retention, StoreOptions};
+/// How stores and replicas behave.
+pub use ledger_layout::{Relay, ReplicaOptions, Retention, StoreOptions};
 
 /// How captured tables are carried.
 pub use ledger_layout::tables::{

@@ -582,6 +582,7 @@ async fn a_replica_takes_one_source_and_a_promoted_one_none() {
         store: uuid::Uuid::from_u128(number),
         system: "s".into(),
         timeline: 1,
+        origins: Vec::new(),
     };
     let (one, two) = (
         PipelineId::new("one").unwrap(),

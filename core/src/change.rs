@@ -29,7 +29,8 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mutation {
     /// An entry was appended; the stream then had had `version` entries. A snapshot emits one for
-    /// each entry that exists, with its present labels.
+    /// each entry that exists, with its present labels, and so does the log of a relay that was given
+    /// it by a snapshot.
     Append {
         /// The entry.
         entry: Box<Entry>,
@@ -62,7 +63,8 @@ pub enum Mutation {
     },
     /// The stream has the name that its [`StreamRef`] carries.
     Rename,
-    /// The state of a stream; snapshots emit one a stream, before its entries.
+    /// The state of a stream; snapshots emit one a stream, before its entries. In a log it stands
+    /// only where a relay has told what it was given by a snapshot.
     Stream(StreamState),
 }
 

@@ -70,6 +70,10 @@ pub struct SourceId {
     pub system: String,
     /// The backend's timeline; it changes when a standby is promoted or a backup is restored.
     pub timeline: u32,
+    /// Of a relay, the stores that its changes came through before it, the first of them first; none
+    /// of a store that takes appends of its own.
+    #[serde(default)]
+    pub origins: Vec<Uuid>,
 }
 
 impl SourceId {
@@ -78,11 +82,39 @@ impl SourceId {
     pub fn continues(&self, other: &Self) -> bool {
         self.store == other.store && self.system == other.system
     }
+
+    /// The stores that the changes of a relay of this source came through, this one last.
+    pub fn passed_on(&self) -> Vec<Uuid> {
+        self.origins.iter().copied().chain([self.store]).collect()
+    }
+
+    /// Checks that carrying this history into the store `sink` closes no loop; `InvalidInput` names
+    /// the one that it would close. `name` tells the sink in words.
+    pub fn check_sink(&self, sink: Uuid, name: &dyn fmt::Display) -> Result<()> {
+        let passed = self.passed_on();
+        let Some(from) = passed.iter().position(|store| *store == sink) else {
+            return Ok(());
+        };
+        let around = passed.iter().skip(from).chain([&sink]);
+        let around: Vec<String> = around.map(Uuid::to_string).collect();
+        Err(Error::invalid(
+            "check for loops",
+            format!(
+                "{name} is where these changes come from, and cannot be carried into itself; the loop \
+                 would be {}",
+                around.join(" -> ")
+            ),
+        ))
+    }
 }
 
 impl fmt::Display for SourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}/{}", self.store, self.system, self.timeline)
+        write!(f, "{}@{}/{}", self.store, self.system, self.timeline)?;
+        for origin in &self.origins {
+            write!(f, "+{origin}")?;
+        }
+        Ok(())
     }
 }
 
@@ -92,17 +124,21 @@ impl FromStr for SourceId {
     fn from_str(text: &str) -> Result<Self> {
         let parse = || {
             let (store, rest) = text.split_once('@')?;
-            let (system, timeline) = rest.rsplit_once('/')?;
+            let (system, rest) = rest.rsplit_once('/')?;
+            let mut rest = rest.split('+');
+            let timeline = rest.next()?.parse().ok()?;
+            let origins: Option<_> = rest.map(|origin| origin.parse().ok()).collect();
             Some(Self {
                 store: store.parse().ok()?,
                 system: system.to_owned(),
-                timeline: timeline.parse().ok()?,
+                timeline,
+                origins: origins?,
             })
         };
         parse().ok_or_else(|| {
             Error::invalid(
                 "parse source identity",
-                format!("{text:?} is not store@system/timeline"),
+                format!("{text:?} is not store@system/timeline, with +origin for each origin"),
             )
         })
     }

@@ -128,4 +128,10 @@ pub trait Replica: Contents {
 
     /// Removes streams that the source does not have, with all their entries.
     async fn remove_streams(&self, keys: &[StreamKey]) -> Result<()>;
+
+    /// Of a relay: who is registered at its log. What is repaired here is not told there, so these
+    /// are to be verified as well.
+    async fn followers(&self) -> Result<Vec<PipelineId>> {
+        Ok(Vec::new())
+    }
 }

@@ -153,9 +153,34 @@ proptest! {
         store in any::<u128>(),
         system in any::<String>(),
         timeline in any::<u32>(),
+        origins in prop::collection::vec(any::<u128>(), 0..4),
     ) {
-        let source = SourceId { store: Uuid::from_u128(store), system, timeline };
+        let origins = origins.into_iter().map(Uuid::from_u128).collect();
+        let source = SourceId { store: Uuid::from_u128(store), system, timeline, origins };
         prop_assert_eq!(source.to_string().parse::<SourceId>()?, source);
+    }
+
+    #[test]
+    fn a_sink_that_the_changes_came_through_is_a_loop(
+        origins in prop::collection::vec(any::<u128>(), 0..4),
+        store in any::<u128>(),
+        sink in any::<u128>(),
+    ) {
+        let uuids = |ids: &[u128]| ids.iter().copied().map(Uuid::from_u128).collect::<Vec<_>>();
+        let first = SourceId {
+            store: Uuid::from_u128(store),
+            system: "s".to_owned(),
+            timeline: 1,
+            origins: uuids(&origins),
+        };
+        for through in origins.iter().copied().chain([store]) {
+            let error = first.check_sink(Uuid::from_u128(through), &"the sink").unwrap_err();
+            prop_assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let again = format!("-> {}", Uuid::from_u128(through));
+            prop_assert!(error.to_string().contains(&again), "{}", error);
+        }
+        let meets = origins.contains(&sink) || sink == store;
+        prop_assert_eq!(first.check_sink(Uuid::from_u128(sink), &"the sink").is_err(), meets);
     }
 
     #[test]

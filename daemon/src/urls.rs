@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use ledger::connect::{DatabaseUrl, Flow};
 use ledger::postgres::capture::CaptureOptions;
-use ledger::{PipelineId, StoreName, TableRoutes};
+use ledger::{PipelineId, Relay, ReplicaOptions, StoreName, TableRoutes};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cli::Ends;
@@ -20,7 +20,8 @@ pub(crate) struct Opened {
 /// Whether the replica is created where it does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replica {
-    Create,
+    /// It is; the options hold whether or not it exists.
+    Create(Relay),
     Existing,
 }
 
@@ -47,7 +48,13 @@ pub(crate) async fn open(
     };
     let source = from.open_store(store).await.context("--from")?;
     let sink = match replica {
-        Replica::Create => to.open_sink(store).await,
+        Replica::Create(relay) => {
+            let options = ReplicaOptions {
+                relay,
+                ..ReplicaOptions::default()
+            };
+            to.open_sink_of(source.as_ref(), store, options).await
+        }
         Replica::Existing => to.open_existing_sink(store).await,
     };
     Ok(Opened {

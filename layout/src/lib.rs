@@ -13,8 +13,10 @@ pub mod mongodb;
 mod options;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod relay;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod tables;
 
 pub use options::{Retention, StoreOptions};
+pub use relay::{Relay, ReplicaOptions};

@@ -4,13 +4,18 @@
 //! are split, see [`split`]), whose body holds the entries and whose `ids` tell which id each got.
 //! The body is MessagePack.
 
+mod body;
+
 use bytes::Bytes;
 use ledger_core::{
-    Change, Cursor, Entry, EntryId, Error, ErrorKind, Mutation, NewEntry, Pairs, Result, StreamRef,
+    Change, Cursor, EntryId, Error, ErrorKind, Mutation, NewEntry, Result, StreamRef, StreamState,
     Timestamp,
 };
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
+
+pub(crate) use body::{Told, encode_state, encode_told};
+use body::{decode, decode_entries, decode_whole};
+pub use body::{encode_annotations, encode_entries, encode_tags};
 
 /// The number that stands for `append` in a log row.
 pub const APPEND: i16 = 1;
@@ -22,6 +27,12 @@ pub const SET_ANNOTATIONS: i16 = 3;
 pub const TRIM: i16 = 4;
 /// The number that stands for `rename` in a log row.
 pub const RENAME: i16 = 5;
+/// The number of the row at which a log begins, which stands for no change.
+pub const BEGIN: i16 = 6;
+/// The number that stands for the state of a stream, which a relay was given by a snapshot.
+pub const STREAM: i16 = 7;
+/// The number that stands for `append` where the entries are told whole, with labels and times.
+pub const WHOLE: i16 = 8;
 
 /// A row of the log, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +48,12 @@ pub struct LogRow {
     /// The ids concerned. Of an append: one an entry of the body, 0 where the entry was a
     /// duplicate; of a label: the entry's; of a trim: the highest removed.
     pub ids: Vec<i64>,
-    /// Of an append: how many entries the stream ever had after it; of a label: the entry's label
-    /// version.
+    /// Of an append: how many entries the stream ever had after it, 0 where entries that are told
+    /// whole do not tell it; of a label: the entry's label version; of a stream: how many entries it
+    /// ever had.
     pub version: i64,
-    /// What [`encode_entries`], [`encode_tags`] or [`encode_annotations`] made; empty for the rest.
+    /// Of an append the entries, of a label all of it, of a stream how far it is trimmed; empty for the
+    /// rest.
     pub body: Bytes,
 }
 
@@ -60,6 +73,15 @@ impl LogRow {
         hash.update(&self.version.to_be_bytes());
         hash.update(&self.body);
         hash.digest()
+    }
+
+    /// How many changes the row stands for.
+    pub fn changes(&self) -> usize {
+        match self.kind {
+            APPEND | WHOLE => self.ids.iter().filter(|id| **id != 0).count(),
+            BEGIN => 0,
+            _ => 1,
+        }
     }
 
     /// The position of the row's last change.
@@ -110,21 +132,26 @@ impl LogRow {
         };
         let version = u64::try_from(version).map_err(|_| corrupt("its version is negative"))?;
         let mut changes = match kind {
-            APPEND => {
-                let entries = decode_entries(&body)?;
+            APPEND | WHOLE => {
+                let entries = if kind == WHOLE {
+                    decode_whole(&body)?
+                } else {
+                    decode_entries(&body)?
+                };
                 if entries.len() != ids.len() {
                     return Err(corrupt("it has another number of ids than of entries"));
                 }
+                let told = kind == APPEND || version > 0;
                 let kept = u64::try_from(ids.iter().filter(|id| **id != 0).count()).unwrap_or(0);
                 let mut version = version
-                    .checked_sub(kept)
+                    .checked_sub(if told { kept } else { 0 })
                     .ok_or_else(|| corrupt("its version is below its number of entries"))?;
                 let mut changes = Vec::with_capacity(entries.len());
                 for (index, (id, entry)) in (0_u32..).zip(ids.iter().zip(entries)) {
                     if *id == 0 {
                         continue;
                     }
-                    version += 1;
+                    version += u64::from(told);
                     let entry = Box::new(entry.into_entry(entry_id(*id)?, &stream, at));
                     changes.push(Change {
                         cursor: cursor(index),
@@ -147,6 +174,12 @@ impl LogRow {
             }),
             TRIM => one(Mutation::Trim { through: first()? }),
             RENAME => one(Mutation::Rename),
+            STREAM => one(Mutation::Stream(StreamState {
+                stream: stream.clone(),
+                version,
+                trimmed_through: decode(&body)?,
+            })),
+            BEGIN => Vec::new(),
             other => {
                 return Err(corrupt(&format!(
                     "mutation {other} is not known to this version"
@@ -226,113 +259,6 @@ impl Position {
             digest: u64::from_be_bytes(*digest),
         })
     }
-}
-
-/// An entry in the body of an append. Field order is the stored form: add at the end only.
-#[derive(Serialize, Deserialize)]
-struct Logged<'a> {
-    #[serde(with = "serde_bytes", borrow)]
-    payload: &'a [u8],
-    order_key: &'a str,
-    dedup_key: &'a str,
-    schema_version: u32,
-    metadata: Vec<(&'a str, &'a str)>,
-    tags: Vec<&'a str>,
-}
-
-struct Decoded {
-    payload: Bytes,
-    order_key: String,
-    dedup_key: String,
-    schema_version: u32,
-    metadata: Pairs,
-    tags: Vec<String>,
-}
-
-impl Decoded {
-    fn into_entry(self, id: EntryId, stream: &StreamRef, at: Timestamp) -> Entry {
-        Entry {
-            id,
-            stream: stream.name.clone(),
-            payload: self.payload,
-            order_key: self.order_key,
-            dedup_key: self.dedup_key,
-            schema_version: self.schema_version,
-            metadata: self.metadata,
-            tags: self.tags,
-            annotations: Pairs::new(),
-            label_version: 0,
-            created_at: at,
-            updated_at: None,
-        }
-    }
-}
-
-/// The body of an append.
-pub fn encode_entries(entries: &[NewEntry]) -> Result<Vec<u8>> {
-    let logged: Vec<Logged<'_>> = entries
-        .iter()
-        .map(|entry| Logged {
-            payload: &entry.payload,
-            order_key: &entry.order_key,
-            dedup_key: &entry.dedup_key,
-            schema_version: entry.schema_version,
-            metadata: entry
-                .metadata
-                .iter()
-                .map(|(k, v)| (k.as_str(), v.as_str()))
-                .collect(),
-            tags: entry.tags.iter().map(String::as_str).collect(),
-        })
-        .collect();
-    encode(&logged)
-}
-
-/// The payloads share `body`'s memory.
-fn decode_entries(body: &Bytes) -> Result<Vec<Decoded>> {
-    let logged: Vec<Logged<'_>> = decode(body)?;
-    let owned = |text: &str| text.to_owned();
-    Ok(logged
-        .into_iter()
-        .map(|entry| Decoded {
-            payload: body.slice_ref(entry.payload),
-            order_key: owned(entry.order_key),
-            dedup_key: owned(entry.dedup_key),
-            schema_version: entry.schema_version,
-            metadata: entry
-                .metadata
-                .into_iter()
-                .map(|(k, v)| (owned(k), owned(v)))
-                .collect(),
-            tags: entry.tags.into_iter().map(owned).collect(),
-        })
-        .collect())
-}
-
-/// The body of a `set_tags`.
-pub fn encode_tags(tags: &[String]) -> Result<Vec<u8>> {
-    encode(tags)
-}
-
-/// The body of a `set_annotations`.
-pub fn encode_annotations(annotations: &Pairs) -> Result<Vec<u8>> {
-    encode(annotations)
-}
-
-fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    rmp_serde::to_vec(value).map_err(|error| {
-        Error::new(ErrorKind::Internal, "write the mutation log", "encode").with_source(error)
-    })
-}
-
-/// A body nests four deep. What a damaged one nests in a place that is skipped is read by recursion,
-/// and the deserializer's own bound is more than a thread's stack holds.
-const MAX_DEPTH: usize = 16;
-
-fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T> {
-    let mut reader = rmp_serde::Deserializer::from_read_ref(body);
-    reader.set_max_depth(MAX_DEPTH);
-    T::deserialize(&mut reader).map_err(|error| corrupt("its body").with_source(error))
 }
 
 /// The most entries of one log row.

@@ -120,6 +120,7 @@ impl Service {
             streams: found.streams,
             unrepaired: found.unrepaired,
             equal: found.equal,
+            verify_too: found.verify_too,
         })
     }
 

@@ -143,6 +143,8 @@ pub struct Verification {
     pub differences: Vec<String>,
     /// Whether the sides are equal, or were mended.
     pub equal: bool,
+    /// The bridges from a relay that was mended, which are to be verified as well.
+    pub verify_too: Vec<String>,
 }
 
 /// No bridges at all.

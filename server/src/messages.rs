@@ -138,9 +138,8 @@ pub(crate) fn change(change: &Change) -> v1::ChangesResponse {
         Mutation::Trim { through } => Some(Message::Trim(v1::Trimmed {
             through: through.to_string(),
         })),
-        Mutation::Rename => Some(Message::Rename(())),
-        // Only snapshots have it, never a log.
-        Mutation::Stream(_) => None,
+        // In the log of a relay the state of a stream tells its name, as a rename does.
+        Mutation::Rename | Mutation::Stream(_) => Some(Message::Rename(())),
     };
     v1::ChangesResponse {
         cursor: change.cursor.to_string(),

@@ -84,6 +84,7 @@ async fn main() -> Result<()> {
         store: uuid::Uuid::new_v4(),
         system: "bench".to_owned(),
         timeline: 1,
+        origins: Vec::new(),
     };
     let cursors = sink
         .cursors()

@@ -49,6 +49,8 @@ pub struct Verified {
     pub repaired: u64,
     /// How many could not be.
     pub unrepaired: u64,
+    /// Where something was mended in a relay: the bridges from it, which are to be verified as well.
+    pub verify_too: Vec<PipelineId>,
     /// Whether the two are equal, after what was mended.
     pub equal: bool,
 }
@@ -91,6 +93,7 @@ impl From<Report> for Verified {
             repaired: report.repaired,
             unrepaired: report.unrepaired,
             equal: report.is_equal(),
+            verify_too: report.verify_too,
         }
     }
 }
@@ -113,6 +116,7 @@ impl From<TableReport> for Verified {
             pending: 0,
             repaired: report.repaired,
             unrepaired: report.differences.len() as u64 - report.repaired,
+            verify_too: Vec::new(),
             equal: report.is_equal(),
         }
     }
@@ -307,7 +311,7 @@ impl Flow {
 
 fn log(source: &dyn Store) -> Result<&dyn ChangeLog> {
     source.log().ok_or_else(|| {
-        let what = format!("{source} keeps no mutation log");
+        let what = format!("{source} keeps no mutation log; a replica does as a relay");
         Error::new(ErrorKind::Unsupported, "follow store", what)
     })
 }

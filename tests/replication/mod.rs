@@ -8,6 +8,7 @@
 )]
 
 mod cases;
+mod chains;
 pub(crate) mod content;
 mod fan_out;
 mod loops;

@@ -9,7 +9,7 @@ use ledger::connect::{DatabaseUrl, ReplicaSink};
 use ledger::mongodb::{MongoConfig, MongoDatabase, MongoStore};
 use ledger::postgres::{PostgresConfig, PostgresStore};
 use ledger::sqlite::{SqliteConfig, SqliteStore};
-use ledger::{PipelineId, Retention, Store, StoreName, StoreOptions};
+use ledger::{PipelineId, Relay, ReplicaOptions, Retention, Store, StoreName, StoreOptions};
 use mongodb::bson::{Document, doc};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
@@ -266,6 +266,20 @@ impl Place {
     pub(crate) async fn sink(&self, name: &StoreName) -> ReplicaSink {
         let url = DatabaseUrl::parse(&self.url).unwrap();
         Box::pin(url.open_sink(name)).await.unwrap()
+    }
+
+    /// As [`sink`](Self::sink), with or without a log of its own.
+    pub(crate) async fn relay(
+        &self,
+        name: &StoreName,
+        relay: Relay,
+    ) -> ledger::Result<ReplicaSink> {
+        let url = DatabaseUrl::parse(&self.url).unwrap();
+        let options = ReplicaOptions {
+            relay,
+            ..ReplicaOptions::default()
+        };
+        Box::pin(url.open_sink_with(name, options)).await
     }
 
     /// Keeps the present state of a source, whose store must be closed, as a backup.

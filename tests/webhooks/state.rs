@@ -70,6 +70,7 @@ fn source() -> SourceId {
         store: uuid::Uuid::from_u128(7),
         system: "here".to_owned(),
         timeline: 1,
+        origins: Vec::new(),
     }
 }
 

@@ -159,6 +159,7 @@ pub async fn verify(
         let left = left_streams.len() + left_entries.len();
         report.repaired = (report.differences.len() - left.min(report.differences.len())) as u64;
         report.unrepaired = left as u64;
+        report.verify_too = replica.followers().await?;
     }
     Ok(report)
 }

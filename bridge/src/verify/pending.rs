@@ -32,7 +32,10 @@ pub(super) async fn pending(
     while let Some(change) = changes.next().await {
         let change = change?;
         let key = change.stream.key;
-        let renames = matches!(change.mutation, Mutation::Rename | Mutation::Trim { .. });
+        let renames = matches!(
+            change.mutation,
+            Mutation::Rename | Mutation::Trim { .. } | Mutation::Stream(_)
+        );
         let creates = matches!(change.mutation, Mutation::Append { version: 1, .. });
         if (renames || creates) && streams.contains(&key) {
             found.streams.insert(key);
@@ -46,7 +49,11 @@ pub(super) async fn pending(
                 let boundary = trimmed.entry(key).or_default();
                 *boundary = through.max(*boundary);
             }
-            Mutation::Rename | Mutation::Stream(_) => {}
+            Mutation::Stream(state) => {
+                let boundary = trimmed.entry(key).or_default();
+                *boundary = EntryId(state.trimmed_through).max(*boundary);
+            }
+            Mutation::Rename => {}
         }
         if change.cursor >= *head {
             break;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ledger_core::{EntryId, StreamName};
+use ledger_core::{EntryId, PipelineId, StreamName};
 
 /// What a verification found.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,9 @@ pub struct Report {
     pub repaired: u64,
     /// How many were not, although that was asked for.
     pub unrepaired: u64,
+    /// Where something was mended in a relay: who follows its log. That does not tell of it, so each
+    /// of these is to be verified as well.
+    pub verify_too: Vec<PipelineId>,
 }
 
 impl Report {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ledger_core::{
-    Change, ChangeLog, CursorStore, EntryKey, Error, ErrorKind, Progress, Result, Sink, StreamKey,
+    Change, ChangeLog, Consumer, CursorStore, EntryKey, Error, ErrorKind, Progress, Result, Sink,
+    StreamKey,
 };
 use tokio::time::Instant;
 
@@ -90,11 +91,16 @@ impl<'a> Settle<'a> {
     }
 
     async fn is_running(&self) -> Result<bool> {
-        let consumers = self.log.consumers().list().await?;
-        let mine = consumers
-            .iter()
-            .find(|consumer| consumer.pipeline == self.options.pipeline);
+        let mine = self.registered().await?;
         Ok(mine.is_some_and(|consumer| consumer.holder.is_some()))
+    }
+
+    /// What this source knows of the bridge; nothing, where the sink is at the end of a chain from it.
+    async fn registered(&self) -> Result<Option<Consumer>> {
+        let consumers = self.log.consumers().list().await?;
+        Ok(consumers
+            .into_iter()
+            .find(|consumer| consumer.pipeline == self.options.pipeline))
     }
 
     /// Which of these rows differ only because the sink is not that far.
@@ -103,6 +109,10 @@ impl<'a> Settle<'a> {
         streams: &[StreamKey],
         entries: &[EntryKey],
     ) -> Result<Pending> {
+        if self.registered().await?.is_none() {
+            // The bridge's cursor is a position in another log.
+            return Ok(Pending::default());
+        }
         let head = self.log.head().await?;
         match self.position().await? {
             Some(Progress::Follow(cursor)) if cursor < head => {

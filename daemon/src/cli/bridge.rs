@@ -106,6 +106,10 @@ pub(crate) struct Run {
     /// Empty the replica first, and copy everything anew
     #[arg(long)]
     pub(crate) resync: bool,
+    /// Let the replica keep a log of its own, so that bridges, hooks and tails follow it as they follow
+    /// a store. Without this its log ends, which is refused while a bridge follows it
+    #[arg(long, conflicts_with = "tables")]
+    pub(crate) relay: bool,
     #[command(flatten)]
     pub(crate) capture: Capture,
 }

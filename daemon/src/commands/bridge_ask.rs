@@ -12,6 +12,7 @@ use ledger_server::v1::{
 use serde_json::{Value, json};
 
 use super::bridge_run::seconds;
+use super::bridge_verify::verify_too;
 use crate::cli::{DeadLetters, Global, Output};
 use crate::client::{Called as _, Daemon};
 use crate::exit::{Exit, Failure};
@@ -209,6 +210,7 @@ pub(crate) async fn verify(
                 "different": report.different,
                 "repaired": report.repaired,
                 "unrepaired": report.unrepaired,
+                "verify_too": report.verify_too,
                 "differences": report.differences,
             })
             .to_string(),
@@ -233,6 +235,7 @@ fn report_lines(report: &VerifyBridgeResponse, repair: bool) -> Vec<String> {
             report.repaired, report.unrepaired
         ));
     }
+    lines.extend(verify_too(&report.verify_too));
     let verdict = if report.equal { "equal" } else { "different" };
     let mut line = format!(
         "{verdict}: {} entries in {} streams compared, {} differences",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use indicatif::ProgressStyle;
+use ledger::Relay;
 use ledger::bridge::{AnyBridge, BridgeOptions, State, Stats, Summary};
 use ledger::pipeline::{End, Stop};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::cli::{Global, Output, Run, kinds};
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::tables;
 use crate::urls::{self, Opened, Replica};
@@ -26,8 +27,14 @@ const TELL: Duration = Duration::from_secs(10);
 pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> anyhow::Result<Exit> {
     let stop = stop_at_signals()?;
     let capture = tables::options(options)?;
+    if options.relay && options.lanes > 1 {
+        return Err(Failure::usage(
+            "--relay needs --lanes 1: the relay's log has the order in which it was delivered",
+        ));
+    }
+    let relay = if options.relay { Relay::On } else { Relay::Off };
     let opened = tokio::select! {
-        opened = urls::open(&options.ends, Replica::Create, capture) => opened?,
+        opened = urls::open(&options.ends, Replica::Create(relay), capture) => opened?,
         () = stop.stopped() => return Ok(Exit::Done),
     };
     let Opened { flow, pipeline } = opened;

@@ -1,5 +1,6 @@
 //! `ledger bridge verify`
 
+use ledger::PipelineId;
 use ledger::bridge::VerifyOptions;
 use ledger::connect::{Differing, Verified};
 use serde_json::{Value, json};
@@ -70,6 +71,7 @@ pub(crate) fn lines(report: &Verified, repair: bool) -> Vec<String> {
             report.repaired, report.unrepaired
         ));
     }
+    lines.extend(verify_too(&report.verify_too));
     let verdict = if report.equal { "equal" } else { "different" };
     let what = match (report.of_tables, report.groups) {
         (false, streams) => format!("entries in {streams} streams"),
@@ -90,7 +92,20 @@ pub(crate) fn lines(report: &Verified, repair: bool) -> Vec<String> {
     lines
 }
 
+/// What is to be done where a relay was mended.
+pub(crate) fn verify_too(bridges: &[impl ToString]) -> Option<String> {
+    let bridges: Vec<String> = bridges.iter().map(ToString::to_string).collect();
+    (!bridges.is_empty()).then(|| {
+        format!(
+            "the sink is a relay, whose log does not tell what was repaired; verify what follows it as \
+             well: {}",
+            bridges.join(", ")
+        )
+    })
+}
+
 fn as_json(report: &Verified) -> Value {
+    let verify_too: Vec<_> = report.verify_too.iter().map(PipelineId::as_str).collect();
     let (groups, compared) = if report.of_tables {
         ("tables", "rows")
     } else {
@@ -108,6 +123,7 @@ fn as_json(report: &Verified) -> Value {
         "different": report.differences.len(),
         "repaired": report.repaired,
         "unrepaired": report.unrepaired,
+        "verify_too": verify_too,
         "differences": named,
     })
 }

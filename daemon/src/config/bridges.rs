@@ -12,13 +12,14 @@ use super::sections::{BridgeConfig, Carried, store_name, understood};
 use super::tree::{Scalar, Section};
 use crate::tables::{Settings, Take};
 
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "name",
     "store",
     "from",
     "to",
     "skip",
     "on_failure",
+    "relay",
     "tables",
     "collections",
     "slot",
@@ -105,6 +106,7 @@ fn bridge(section: &Section<'_>, names: &mut BTreeSet<String>) -> Option<BridgeC
         to: to?,
         skip,
         on_failure: on_failure?,
+        relay: section.switch("relay"),
         written,
     })
 }
@@ -165,8 +167,10 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
             From::Wrong => None,
         };
     };
-    if section.has("store") {
-        section.refuse_key("store", "must not be given beside tables");
+    for key in ["store", "relay"] {
+        if section.has(key) {
+            section.refuse_key(key, "must not be given beside tables");
+        }
     }
     if matches!(from, From::OwnDatabase) {
         section.refuse_key(

@@ -43,6 +43,8 @@ pub(crate) struct BridgeConfig {
     pub(crate) to: DatabaseUrl,
     pub(crate) skip: BTreeSet<MutationKind>,
     pub(crate) on_failure: OnFailure,
+    /// Whether the replica keeps a log of its own.
+    pub(crate) relay: bool,
     /// Everything above as it was written, secrets included, to see what a reload changes.
     pub(crate) written: Secret,
 }

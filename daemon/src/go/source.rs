@@ -120,6 +120,7 @@ impl Source {
             store: Uuid::from_u128(digest),
             system: "go".to_owned(),
             timeline: 1,
+            origins: Vec::new(),
         }
     }
 

@@ -10,7 +10,8 @@ use ledger::connect::Flow;
 use ledger::observe::Recorder;
 use ledger::pipeline::Stop;
 use ledger::{
-    ChangeLog, Consumers, Cursor, Error, ErrorKind, Lag, PipelineId, Progress, Result, Store,
+    ChangeLog, Consumers, Cursor, Error, ErrorKind, Lag, PipelineId, Progress, Relay,
+    ReplicaOptions, Result, Store,
 };
 use ledger_server::{BridgeState, BridgeStatus, Bridges, Letters, Verification};
 use tokio::task::JoinHandle;
@@ -392,8 +393,23 @@ impl One {
                     // The bridge waits for changes, so the store must be there to have some.
                     (None, None) => stores.followed(store).await?,
                 };
+                if source.log().is_none() {
+                    if from.is_some() {
+                        source.close().await;
+                    }
+                    // The bridge that writes it may make it one.
+                    let what = format!(
+                        "{source} keeps no log; a replica does where the bridge to it has relay: true"
+                    );
+                    return Err(Error::new(ErrorKind::Unavailable, "follow store", what));
+                }
                 lock(&self.shown).source = Some(Arc::clone(&source));
-                Flow::ledger(source, config.to.open_sink(store).await?)?
+                let options = ReplicaOptions {
+                    relay: if config.relay { Relay::On } else { Relay::Off },
+                    retention: stores.retention(),
+                };
+                let sink = config.to.open_sink_of(source.as_ref(), store, options);
+                Flow::ledger(Arc::clone(&source), sink.await?)?
             }
             Carried::Tables {
                 from,
@@ -713,6 +729,7 @@ async fn compare(one: &One, ends: &Ends, repair: bool) -> Result<Verification> {
         repaired: report.repaired,
         unrepaired: report.unrepaired,
         equal: report.equal,
+        verify_too: report.verify_too.iter().map(ToString::to_string).collect(),
         differences: differences.map(ToString::to_string).collect(),
     })
 }

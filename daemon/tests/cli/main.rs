@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridges;
+mod chains;
 mod clickhouse;
 mod daemon;
 mod hooks;

@@ -87,6 +87,7 @@ impl ChangeLog for MemoryStore {
                 store: state.id,
                 system: "memory".into(),
                 timeline: 1,
+                origins: Vec::new(),
             })
         })
     }

@@ -34,7 +34,7 @@ impl MongoCursors {
     }
 }
 
-fn id(store: &str, pipeline: &PipelineId) -> Document {
+pub(super) fn id(store: &str, pipeline: &PipelineId) -> Document {
     doc! {"_id": {"store": store, "pipeline": pipeline.as_str()}}
 }
 
@@ -170,24 +170,29 @@ impl MongoCursors {
                 format!("store {store} was promoted and takes no replication any more"),
             ));
         }
+        let place = format!("store {store} in {}", self.database.config());
+        source.check_sink(row.uuid, &place)?;
+        let mut own = doc! {"_id": store.as_str(), "role": "replica"};
         match row.source {
-            Some(bound) if bound.continues(source) => Ok(()),
-            Some(bound) => Err(diverged(pipeline, &bound.to_string(), source)),
-            None => {
-                let statement = doc! {
-                    "q": {"_id": store.as_str(), "source": {"$exists": false}, "role": "replica"},
-                    "u": {"$set": {"source": source.to_string()}},
-                };
-                let bound = tx
-                    .update(OPERATION, Collections::STORES, vec![statement])
-                    .await?;
-                if bound == 0 {
-                    let what = format!("another process takes the replica {store}");
-                    return Err(Error::new(ErrorKind::Unavailable, OPERATION, what));
-                }
-                Ok(())
+            Some(bound) if !bound.continues(source) => {
+                return Err(diverged(pipeline, &bound.to_string(), source));
             }
+            Some(bound) => own.insert("source", bound.to_string()),
+            None => own.insert("source", doc! {"$exists": false}),
+        };
+        // Written in any case: who makes the replica a relay meanwhile is in the way of this.
+        let statement = doc! {
+            "q": own,
+            "u": {"$set": {"source": source.to_string()}, "$inc": {"claims": 1_i64}},
+        };
+        let bound = tx
+            .update(OPERATION, Collections::STORES, vec![statement])
+            .await?;
+        if bound == 0 {
+            let what = format!("another process takes the replica {store}");
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, what));
         }
+        Ok(())
     }
 }
 
@@ -222,7 +227,7 @@ pub async fn advance_within(
     }
 }
 
-fn cursor(document: &RawDocument) -> Result<Option<Cursor>> {
+pub(super) fn cursor(document: &RawDocument) -> Result<Option<Cursor>> {
     match text(document, "cursor")? {
         "" => Ok(None),
         text => text.parse().map(Some),

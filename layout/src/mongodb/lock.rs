@@ -79,6 +79,28 @@ pub async fn lock(
     })
 }
 
+/// Takes the lock of a store or of a relay until the transaction ends, for work on its log, and tells
+/// the time.
+pub(super) async fn turn(
+    tx: &mut Tx<'_>,
+    collections: &Collections,
+    operation: &'static str,
+) -> Result<Timestamp> {
+    let store = &collections.store;
+    let own = doc! {"_id": store.as_str()};
+    let update = doc! {"$set": {
+        "writes": {"$add": ["$writes", 1_i64]}, "locked_at": "$$NOW",
+    }};
+    match take(tx, operation, store, own, vec![update]).await? {
+        Some(found) => now_of(&found, "locked_at"),
+        None => Err(Error::new(
+            ErrorKind::NotFound,
+            operation,
+            format!("store {store}"),
+        )),
+    }
+}
+
 async fn take(
     tx: &mut Tx<'_>,
     operation: &'static str,

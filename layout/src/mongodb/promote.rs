@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::contents::Rows;
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_duplicate};
+use super::relay::load_in;
 use super::rows::{decode_stream, integer, log_document};
-use super::schema::{Collections, Role, StoreRow, dedup_index, load, name_index};
+use super::schema::{Collections, PLAIN, Role, StoreRow, dedup_index, load, name_index};
 use super::transaction::Tx;
 use crate::log::{LogRow, RENAME};
 use crate::mongodb_transaction;
@@ -74,14 +75,21 @@ async fn take_over(tx: &mut Tx<'_>, collections: &Collections, log: bool) -> Res
     let last_id = highest(tx, &collections.entries, "_id").await?;
     let trimmed = highest(tx, &collections.streams, "trimmed_through").await?;
     let last_key = highest(tx, &collections.streams, "_id").await?;
+    // A relay keeps its identity, and its log goes on, so that who follows it does.
+    let before = load_in(tx, collections).await?.filter(|row| row.relay);
+    let relayed = before.is_some();
     let mut set = doc! {
         "role": "source",
-        "uuid": Uuid::new_v4().to_string(),
-        "log": i64::from(log),
+        "uuid": before.map_or_else(Uuid::new_v4, |row| row.uuid).to_string(),
+        "schema_version": PLAIN,
+        "log": i64::from(log || relayed),
         "last_id": last_id.max(trimmed),
         "last_key": last_key,
     };
-    if log && let Some(first) = first(tx, &collections.streams, doc! {"_id": 1}).await? {
+    if log
+        && !relayed
+        && let Some(first) = first(tx, &collections.streams, doc! {"_id": 1}).await?
+    {
         // A reader that begins before the log of a promoted store starts from a snapshot: what the
         // store holds is not in its log. The first row counts as pruned, and the second repeats a
         // name, which changes nothing.

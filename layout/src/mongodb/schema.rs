@@ -10,10 +10,15 @@ use uuid::Uuid;
 
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_duplicate};
+use super::relay::set_relay;
 use super::rows::{integer, text};
+use crate::relay::Relay;
 
-/// The version of the collections' form that this software writes.
-pub const SCHEMA_VERSION: i64 = 1;
+/// The version of the collections' form that this software writes. The second is that of relays: a
+/// program of before would deliver to one and leave its log out.
+pub const SCHEMA_VERSION: i64 = 2;
+/// The version of everything that is no relay.
+pub(super) const PLAIN: i64 = 1;
 
 /// The names of a store's collections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +70,10 @@ pub struct StoreRow {
     pub uuid: Uuid,
     /// Who writes it.
     pub role: Role,
-    /// Whether mutations are logged.
+    /// Whether there is a log: mutations of a source, or deliveries to a relay, are written there.
     pub log: bool,
+    /// Whether it is a replica that keeps a log.
+    pub relay: bool,
     /// The last row that was pruned from its log; 0 where none was.
     pub pruned_through: i64,
     /// The last row that was numbered.
@@ -96,16 +103,19 @@ impl StoreRow {
             Error::new(ErrorKind::Corrupt, OPERATION, what)
         };
         let source = text(document, "source")?;
+        let role = match text(document, "role")? {
+            "source" => Role::Source,
+            "replica" => Role::Replica,
+            _ => return Err(corrupt("role")),
+        };
+        let relay = role == Role::Replica && version > PLAIN;
         Ok(Self {
             uuid: text(document, "uuid")?
                 .parse()
                 .map_err(|_| corrupt("uuid"))?,
-            role: match text(document, "role")? {
-                "source" => Role::Source,
-                "replica" => Role::Replica,
-                _ => return Err(corrupt("role")),
-            },
-            log: integer(document, "log")? != 0,
+            role,
+            log: relay || (role == Role::Source && integer(document, "log")? != 0),
+            relay,
             pruned_through: integer(document, "pruned_through")?,
             last_seq: integer(document, "last_seq")?,
             source: match source {
@@ -143,10 +153,14 @@ pub async fn open_source(
 
 /// Opens a replica, and creates it where it does not exist and may be created; `InvalidInput` for a
 /// store that callers write.
-pub async fn open_replica(database: &MongoDatabase, collections: &Collections) -> Result<StoreRow> {
+pub async fn open_replica(
+    database: &MongoDatabase,
+    collections: &Collections,
+    relay: Relay,
+) -> Result<()> {
     let row = open(database, collections, Role::Replica, false).await?;
     if row.role == Role::Replica {
-        return Ok(row);
+        return set_relay(database, collections, relay).await;
     }
     Err(Error::invalid(
         "open replica",
@@ -248,7 +262,7 @@ async fn create(
     let row = doc! {
         "_id": collections.store.as_str(),
         "uuid": Uuid::new_v4().to_string(),
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PLAIN,
         "role": match role { Role::Source => "source", Role::Replica => "replica" },
         "log": i64::from(log),
         "pruned_through": 0_i64,

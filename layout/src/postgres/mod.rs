@@ -8,6 +8,8 @@ mod error;
 mod functions;
 mod hooks;
 mod promote;
+mod prune;
+mod relay;
 mod rows;
 mod schema;
 mod transaction;
@@ -20,9 +22,11 @@ pub use database::PostgresDatabase;
 pub use error::{failed, is_undefined_table};
 pub use hooks::PostgresHooks;
 pub use promote::promote;
+pub use prune::{PRUNE_ROWS, prune};
+pub use relay::{channel, followers, forget_log, notify, set_relay, stored_in, write_log};
 pub use rows::{
     ENTRY_COLUMNS, Micros, array_literal, entry_from_row, json_object, log_row_from_row, micros,
     stream_state_from_row,
 };
-pub use schema::{Role, StoreRow, Tables, check_server, find_store, migrate, open_store};
+pub use schema::{RELAY, Role, StoreRow, Tables, check_server, find_store, migrate, open_store};
 pub use transaction::{begin, begin_in};

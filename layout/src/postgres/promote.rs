@@ -4,11 +4,12 @@ use ledger_core::{Error, ErrorKind, Result};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::schema::SOURCE_INDEXES;
-use super::{Tables, failed};
+use super::schema::{PLAIN, SOURCE_INDEXES};
+use super::{Tables, failed, find_store};
 
 /// Makes names and dedup keys unique, moves the sequences above everything seen, gives the store an
-/// identity of its own and fences its bridge off, in one transaction.
+/// identity of its own and fences its bridge off, in one transaction. A relay keeps its identity, and
+/// its log goes on.
 pub async fn promote(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
     const OPERATION: &str = "promote replica";
     let store = tables.store();
@@ -51,11 +52,14 @@ pub async fn promote(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
             ));
         }
     }
+    let before = find_store(&mut tx, tables).await?.filter(|row| row.relay);
     let continue_after = [
         "SELECT setval('{ids}', greatest(1, \
          (SELECT max(id) FROM {entries}), (SELECT max(trimmed_through) FROM {streams})))",
         "SELECT setval(pg_get_serial_sequence('{streams}', 'key'), \
          greatest(1, (SELECT max(key) FROM {streams})))",
+    ];
+    let begin_log = [
         // What the replica holds is not in its log, so a reader must not begin before the log: its
         // first row is pruned, and its second one repeats a name, which changes nothing.
         "SELECT setval('{log_seq}', 1) FROM {streams} LIMIT 1",
@@ -65,7 +69,12 @@ pub async fn promote(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
         "UPDATE {ledger.stores} SET pruned_through = 1 \
          WHERE name = '{store}' AND EXISTS (SELECT 1 FROM {log})",
     ];
-    for statement in SOURCE_INDEXES.iter().chain(&continue_after) {
+    let begin_log = begin_log.iter().filter(|_| before.is_none());
+    for statement in SOURCE_INDEXES
+        .iter()
+        .chain(&continue_after)
+        .chain(begin_log)
+    {
         let statement = statement.replace("{store}", store.as_str());
         sqlx::query(AssertSqlSafe(tables.sql(&statement)))
             .execute(&mut *tx)
@@ -73,12 +82,13 @@ pub async fn promote(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
             .map_err(failed)?;
     }
     let sql = tables.sql(
-        "UPDATE {ledger.stores} SET role = 'source', uuid = $2, source = NULL, log = true \
-         WHERE name = $1",
+        "UPDATE {ledger.stores} SET role = 'source', uuid = $2, source = NULL, log = true, \
+         schema_version = $3 WHERE name = $1",
     );
     sqlx::query(AssertSqlSafe(sql))
         .bind(store.as_str())
-        .bind(Uuid::new_v4())
+        .bind(before.map_or_else(Uuid::new_v4, |row| row.uuid))
+        .bind(PLAIN)
         .execute(&mut *tx)
         .await
         .map_err(failed)?;

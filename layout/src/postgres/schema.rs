@@ -8,10 +8,14 @@ use super::functions::{self, Told};
 use super::{failed, wal};
 use crate::StoreOptions;
 
-/// The version of the layout that this program reads and writes. The second is that of stores whose
-/// log is the write-ahead log: a program of before would take them for ones without a log.
-const SCHEMA_VERSION: i32 = 2;
-const WITHOUT_WAL: i32 = 1;
+/// The version of the layout of most stores and replicas.
+pub(super) const PLAIN: i32 = 1;
+/// That of stores whose log is the write-ahead log: a program of before would take them for ones
+/// without a log.
+const WAL: i32 = 2;
+/// That of relays: a program of before would deliver to one and leave its log out. It is the newest
+/// that this program knows.
+pub const RELAY: i32 = 3;
 /// The advisory lock under which migrations run: the bytes of `ledger`.
 const MIGRATION_LOCK: i64 = 0x6c65_6467_6572;
 
@@ -124,8 +128,10 @@ pub struct StoreRow {
     pub uuid: Uuid,
     /// Who writes it.
     pub role: Role,
-    /// Whether it keeps a mutation log in a table.
+    /// Whether it keeps a mutation log in a table: what its users do, or what is delivered to a relay.
     pub log: bool,
+    /// Whether it is a replica that keeps a log.
+    pub relay: bool,
     /// Whether its log is the database's write-ahead log.
     pub wal: bool,
     /// The number of the database that it is in.
@@ -210,27 +216,30 @@ pub async fn find_store(conn: &mut PgConnection, tables: &Tables) -> Result<Opti
         Err(error) => return Err(failed(OPERATION, format!("store {}", tables.store), error)),
     };
     let version: i32 = row.get("schema_version");
-    if version > SCHEMA_VERSION {
+    if version > RELAY {
         return Err(Error::new(
             ErrorKind::Unsupported,
             OPERATION,
             format!(
                 "store {} has schema version {version}, newer than this program's \
-                 {SCHEMA_VERSION}; upgrade the program",
+                 {RELAY}; upgrade the program",
                 tables.store
             ),
         ));
     }
     let source: Option<String> = row.get("source");
+    let role = if row.get::<&str, _>("role") == "replica" {
+        Role::Replica
+    } else {
+        Role::Source
+    };
+    let relay = role == Role::Replica && version == RELAY;
     Ok(Some(StoreRow {
         uuid: row.get("uuid"),
-        role: if row.get::<&str, _>("role") == "replica" {
-            Role::Replica
-        } else {
-            Role::Source
-        },
-        log: row.get("log"),
-        wal: version > WITHOUT_WAL,
+        role,
+        log: relay || (role == Role::Source && row.get("log")),
+        relay,
+        wal: version == WAL,
         database: u32::try_from(row.get::<i64, _>("database")).unwrap_or(0),
         source: source.map(|source| source.parse()).transpose()?,
     }))
@@ -281,9 +290,9 @@ pub async fn open_store(
     )))
     .bind(store.as_str())
     .bind(uuid)
-    .bind(if wal { SCHEMA_VERSION } else { WITHOUT_WAL })
+    .bind(if wal { WAL } else { PLAIN })
     .bind(role.as_str())
-    .bind(options.log && !wal)
+    .bind(options.log && !wal && role == Role::Source)
     .execute(&mut *tx)
     .await
     .map_err(failed)?;

@@ -171,7 +171,7 @@ pub async fn switch(conn: &mut PgConnection, tables: &Tables, wal: bool) -> Resu
     let mut tx = conn.begin().await.map_err(failed)?;
     lock(&mut tx).await?;
     let sql = tables.sql(
-        "SELECT uuid, schema_version > 1, role = 'replica', log FROM {ledger.stores} \
+        "SELECT uuid, schema_version = 2, role = 'replica', log FROM {ledger.stores} \
          WHERE name = $1 FOR UPDATE",
     );
     let row = sqlx::query(AssertSqlSafe(sql))

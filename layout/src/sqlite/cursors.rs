@@ -146,19 +146,23 @@ impl SqliteCursors {
                 format!("store {store} was promoted and takes no replication any more"),
             ));
         }
+        let place = format!("store {store} in {}", self.database.config());
+        source.check_sink(row.uuid, &place)?;
         match row.source {
-            Some(bound) if bound.continues(source) => Ok(()),
-            Some(bound) => Err(diverged(pipeline, &bound.to_string(), source)),
-            None => {
-                sqlx::query("UPDATE ledger_stores SET source = ?2 WHERE name = ?1")
-                    .bind(store.as_str())
-                    .bind(source.to_string())
-                    .execute(conn)
-                    .await
-                    .map_err(|error| failed(OPERATION, error))?;
-                Ok(())
+            Some(bound) if bound == *source => return Ok(()),
+            Some(bound) if !bound.continues(source) => {
+                return Err(diverged(pipeline, &bound.to_string(), source));
             }
+            // What the source's changes came through may be others than before.
+            Some(_) | None => {}
         }
+        sqlx::query("UPDATE ledger_stores SET source = ?2 WHERE name = ?1")
+            .bind(store.as_str())
+            .bind(source.to_string())
+            .execute(conn)
+            .await
+            .map_err(|error| failed(OPERATION, error))?;
+        Ok(())
     }
 }
 
@@ -193,7 +197,7 @@ pub async fn advance_within(
     }
 }
 
-fn cursor(row: &sqlx::sqlite::SqliteRow, index: usize) -> Result<Option<Cursor>> {
+pub(super) fn cursor(row: &sqlx::sqlite::SqliteRow, index: usize) -> Result<Option<Cursor>> {
     read_column::<Option<Vec<u8>>>(row, index)?
         .map(Cursor::from_bytes)
         .transpose()

@@ -7,6 +7,8 @@ mod database;
 mod error;
 mod hooks;
 mod notice;
+mod prune;
+mod relay;
 mod rows;
 mod schema;
 
@@ -17,6 +19,8 @@ pub use database::{Database, Reader, Writer};
 pub use error::{failed, rejected};
 pub use hooks::SqliteHooks;
 pub use notice::Waiter;
+pub use prune::{PRUNE_ROWS, prune};
+pub use relay::{Relayed, followers, forget_log, relayed, write_log};
 pub use rows::{
     ENTRY_COLUMNS, LOG_COLUMNS, LOG_TAG, Payload, decode_entry, decode_log_row, decode_stream,
     from_micros, id_out, int_in, json_pairs, json_texts, payload_value, read_column, text_pairs,

@@ -8,11 +8,16 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::error::failed;
+use super::relay::set_relay;
 use super::rows::from_micros;
 use crate::log::encode_ids;
+use crate::relay::Relay;
 
-/// The version of the tables that this code reads and writes.
-pub const SCHEMA_VERSION: i64 = 1;
+/// The version of the tables that this code reads and writes. The second is that of relays: a program
+/// of before would deliver to one and leave its log out.
+pub const SCHEMA_VERSION: i64 = 2;
+/// The version of everything that is no relay.
+pub(super) const PLAIN: i64 = 1;
 
 /// What all stores of a file share. Every statement can be run again.
 const BASE: &str = "
@@ -131,8 +136,10 @@ pub struct StoreRow {
     pub uuid: Uuid,
     /// Who writes it.
     pub role: Role,
-    /// Whether mutations are logged.
+    /// Whether there is a log: mutations of a source, or deliveries to a relay, are written there.
     pub log: bool,
+    /// Whether it is a replica that keeps a log.
+    pub relay: bool,
     /// The last row that was pruned from its log; 0 where none was.
     pub pruned_through: i64,
     /// Of a replica: whose it is.
@@ -185,14 +192,18 @@ pub async fn load(conn: &mut SqliteConnection, store: &StoreName) -> Result<Opti
     };
     let uuid: String = row.try_get(1).map_err(fail)?;
     let source: Option<String> = row.try_get(6).map_err(fail)?;
+    let role = match row.try_get::<&str, _>(3).map_err(fail)? {
+        "source" => Role::Source,
+        "replica" => Role::Replica,
+        _ => return Err(corrupt("role")),
+    };
+    let relay = role == Role::Replica && version > PLAIN;
+    let log = row.try_get::<i64, _>(4).map_err(fail)? != 0;
     Ok(Some(StoreRow {
         uuid: uuid.parse().map_err(|_| corrupt("uuid"))?,
-        role: match row.try_get::<&str, _>(3).map_err(fail)? {
-            "source" => Role::Source,
-            "replica" => Role::Replica,
-            _ => return Err(corrupt("role")),
-        },
-        log: row.try_get::<i64, _>(4).map_err(fail)? != 0,
+        role,
+        log: relay || (log && role == Role::Source),
+        relay,
         pruned_through: row.try_get(5).map_err(fail)?,
         source: source
             .map(|id| id.parse())
@@ -226,10 +237,10 @@ pub async fn open_source(database: &Database, tables: &Tables, log: bool) -> Res
 
 /// Opens a replica, and creates it where it does not exist and may be created; `InvalidInput` for a
 /// store that callers write.
-pub async fn open_replica(database: &Database, tables: &Tables) -> Result<StoreRow> {
+pub async fn open_replica(database: &Database, tables: &Tables, relay: Relay) -> Result<()> {
     let row = open(database, tables, Role::Replica, false).await?;
     if row.role == Role::Replica {
-        return Ok(row);
+        return set_relay(database, tables, relay).await;
     }
     Err(Error::invalid(
         "open replica",
@@ -311,7 +322,7 @@ async fn create(conn: &mut SqliteConnection, tables: &Tables, role: Role, log: b
     )
     .bind(store.as_str())
     .bind(Uuid::new_v4().to_string())
-    .bind(SCHEMA_VERSION)
+    .bind(PLAIN)
     .bind(match role {
         Role::Source => "source",
         Role::Replica => "replica",
@@ -383,9 +394,10 @@ async fn begin_log(conn: &mut SqliteConnection, tables: &Tables) -> Result<()> {
     Ok(())
 }
 
-/// Makes a replica a source of its own: names and dedup keys become unique, a new identity is
-/// drawn, and the bridges that wrote it are fenced off. `Conflict`-free replicas only:
-/// `AlreadyExists` names what is there twice. Runs in the caller's transaction.
+/// Makes a replica a source of its own: names and dedup keys become unique, and the bridges that wrote
+/// it are fenced off. Its identity is a new one; a relay keeps its own, and its log goes on, so that
+/// who follows it does. `Conflict`-free replicas only: `AlreadyExists` names what is there twice. Runs
+/// in the caller's transaction.
 pub async fn promote(conn: &mut SqliteConnection, tables: &Tables, log: bool) -> Result<StoreRow> {
     const OPERATION: &str = "promote replica";
     let fail = |error| failed(OPERATION, error);
@@ -429,17 +441,21 @@ pub async fn promote(conn: &mut SqliteConnection, tables: &Tables, log: bool) ->
         .execute(&mut *conn)
         .await
         .map_err(fail)?;
+    let before = load(conn, store).await?.filter(|row| row.relay);
+    let relayed = before.is_some();
+    let uuid = before.map_or_else(Uuid::new_v4, |row| row.uuid);
     sqlx::query(
-        "UPDATE ledger_stores SET role = 'source', uuid = ?2, log = ?3, source = NULL
-         WHERE name = ?1",
+        "UPDATE ledger_stores SET role = 'source', uuid = ?2, log = ?3, source = NULL,
+           schema_version = ?4 WHERE name = ?1",
     )
     .bind(store.as_str())
-    .bind(Uuid::new_v4().to_string())
-    .bind(log)
+    .bind(uuid.to_string())
+    .bind(log || relayed)
+    .bind(PLAIN)
     .execute(&mut *conn)
     .await
     .map_err(fail)?;
-    if log {
+    if log && !relayed {
         begin_log(conn, tables).await?;
     }
     sqlx::query("UPDATE ledger_cursors SET fence = fence + 1 WHERE store = ?1")

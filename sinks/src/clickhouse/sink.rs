@@ -12,6 +12,7 @@ use ledger_layout::clickhouse::rows::{Content, EntryRow, LabelRow, StreamRow};
 use ledger_layout::clickhouse::{
     ClickHouseConfig, ClickHouseContents, Connection, Cursors, Dedup, Held, Pacer, Started, Tables,
 };
+use ledger_layout::{Relay, ReplicaOptions};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::delta::Delta;
@@ -55,6 +56,25 @@ impl ClickHouseSink {
     /// another shape, `AlreadyExists` where the store takes appends of its own, `NotFound` where the
     /// database does not exist.
     pub async fn open(config: &ClickHouseConfig, store: &StoreName) -> Result<Self> {
+        Self::open_with(config, store, ReplicaOptions::default()).await
+    }
+
+    /// As [`open`](Self::open), with options; `Unsupported` for a relay.
+    pub async fn open_with(
+        config: &ClickHouseConfig,
+        store: &StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
+        if options.relay == Relay::On {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "open replica",
+                format!(
+                    "relay: a replica in ClickHouse keeps no log of its own; carry {store} on from its \
+                     source, or through SQLite, PostgreSQL or MongoDB"
+                ),
+            ));
+        }
         let connection = Connection::new(config.clone());
         let tables = Tables::new(store);
         tables.open(&connection).await?;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ledger_core::{Entry, EntryId, EntryKey, Error, ErrorKind, Result, StreamKey, Timestamp};
 use ledger_layout::mongodb::{
-    Collections, EntryRow, Rows, Tx, failed, int_in, key_of, pairs_array, streams_at, uint,
+    Collections, EntryRow, Rows, Tx, failed, forget_log, int_in, key_of, pairs_array, streams_at,
+    uint,
 };
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::options::FindOptions;
@@ -262,12 +263,13 @@ pub(super) async fn fence(tx: &mut Tx<'_>, store: &str) -> Result<()> {
     Ok(())
 }
 
-/// Forgets whose replica it is.
-pub(super) async fn unbind(tx: &mut Tx<'_>, store: &str) -> Result<()> {
+/// Forgets whose replica it is, and the log that it kept.
+pub(super) async fn unbind(tx: &mut Tx<'_>, collections: &Collections) -> Result<()> {
     let statement = doc! {
-        "q": {"_id": store, "role": "replica"}, "u": {"$unset": {"source": ""}},
+        "q": {"_id": collections.store.as_str(), "role": "replica"},
+        "u": {"$unset": {"source": ""}},
     };
     tx.update("empty replica", Collections::STORES, vec![statement])
         .await?;
-    Ok(())
+    forget_log(tx, collections).await
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use ledger_core::{
-    Contents, Entry, EntryKey, Error, ErrorKind, Record, Replica, Result, StreamKey, StreamState,
-    Timestamp,
+    Contents, Entry, EntryKey, Error, ErrorKind, PipelineId, Record, Replica, Result, StreamKey,
+    StreamState, Timestamp,
 };
-use ledger_layout::mongodb::{Collections, Role, Tx, int_in, load};
+use ledger_layout::mongodb::{Collections, Role, Tx, followers, int_in, load};
 use ledger_layout::mongodb_transaction;
 use mongodb::bson::{Document, doc};
 
@@ -59,6 +59,11 @@ impl Replica for MongoSink {
         self.check_replica().await?;
         let collections = &*self.collections;
         mongodb_transaction!(self.database, OPERATION, tx => remove_streams(tx, collections, keys))
+    }
+
+    async fn followers(&self) -> Result<Vec<PipelineId>> {
+        let names = followers(&self.database, &self.collections).await?;
+        names.iter().map(PipelineId::new).collect()
     }
 }
 

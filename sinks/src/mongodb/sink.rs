@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName};
 use ledger_layout::mongodb::{
     Collections, Deployment, MongoConfig, MongoContents, MongoCursors, MongoDatabase, Tx,
-    advance_within, failed, open_replica,
+    advance_within, failed, open_replica, prune, relayed, remove_pruned, write_log,
 };
-use ledger_layout::mongodb_transaction;
+use ledger_layout::{ReplicaOptions, Retention, mongodb_transaction, relay};
 use mongodb::bson::doc;
 
 use super::apply;
@@ -25,11 +25,15 @@ use crate::delta::Delta;
 /// - The replica belongs to one source: claiming it for another is `SourceDiverged`, until it has
 ///   been [emptied](Self::clear).
 /// - Once the replica is promoted every delivery is `Fenced`.
+/// - Of a relay the log row is a part of the same transaction, whichever handle delivers; on a
+///   standalone server there are no relays.
 pub struct MongoSink {
     pub(super) database: MongoDatabase,
     pub(super) collections: Arc<Collections>,
     pub(super) contents: MongoContents,
     cursors: MongoCursors,
+    retention: Retention,
+    prune_turn: relay::PruneTurn,
 }
 
 impl MongoSink {
@@ -37,20 +41,36 @@ impl MongoSink {
     ///
     /// `InvalidInput` where the database has a store of this name that is a source of its own.
     pub async fn open(config: MongoConfig, store: StoreName) -> Result<Self> {
+        Self::open_with(config, store, ReplicaOptions::default()).await
+    }
+
+    /// As [`open`](Self::open), with options; `InvalidInput` where a log would end that consumers are
+    /// registered at.
+    pub async fn open_with(
+        config: MongoConfig,
+        store: StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
         let database = MongoDatabase::open(config).await?;
-        Self::open_on(&database, store).await
+        Self::open_on(&database, store, options).await
     }
 
     /// Opens a replica on the connections of an open database.
-    pub async fn open_on(database: &MongoDatabase, store: StoreName) -> Result<Self> {
+    pub async fn open_on(
+        database: &MongoDatabase,
+        store: StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
         let collections = Collections::of(&store);
-        open_replica(database, &collections).await?;
+        open_replica(database, &collections, options.relay).await?;
         let database = database.share();
         Ok(Self {
             contents: MongoContents::new(database.clone(), Arc::clone(&collections)),
             cursors: MongoCursors::new(database.clone(), Arc::clone(&collections)),
             database,
             collections,
+            retention: options.retention,
+            prune_turn: relay::PruneTurn::default(),
         })
     }
 
@@ -61,7 +81,8 @@ impl MongoSink {
 
     /// Empties the replica and forgets its source and the cursors of its pipelines; whoever claimed
     /// one of them before is fenced, before anything is removed. Where it breaks off, the replica
-    /// stays bound to its source, and is emptied by the next call.
+    /// stays bound to its source, and is emptied by the next call. Of a relay the log begins anew, as
+    /// that of another store: who followed it is told to resync.
     pub async fn clear(&self) -> Result<()> {
         const OPERATION: &str = "empty replica";
         let store = self.collections.store.as_str();
@@ -74,7 +95,9 @@ impl MongoSink {
                 .await;
             removed.map_err(|error| failed(OPERATION, "", error))?;
         }
-        mongodb_transaction!(self.database, OPERATION, tx => apply::unbind(tx, store))
+        let collections = &*self.collections;
+        mongodb_transaction!(self.database, OPERATION, tx => apply::unbind(tx, collections))?;
+        remove_pruned(&self.database, collections).await
     }
 
     /// Closes the database. Every later call is `Closed`.
@@ -82,23 +105,49 @@ impl MongoSink {
         self.database.close().await;
     }
 
-    async fn write(&self, tx: &mut Tx<'_>, batch: &Batch<Change>, delta: &Delta<'_>) -> Result<()> {
+    /// Writes a batch, and tells whether the replica is a relay.
+    async fn write(
+        &self,
+        tx: &mut Tx<'_>,
+        batch: &Batch<Change>,
+        delta: &Delta<'_>,
+    ) -> Result<bool> {
         let store = self.collections.store.as_str();
         let (pipeline, fence, ack) = (&batch.pipeline, batch.fence, batch.ack.as_ref());
         match self.database.deployment() {
             Deployment::ReplicaSet => {
+                let found = relayed(tx, &self.collections, pipeline).await?;
                 advance_within(tx, store, pipeline, fence, ack).await?;
-                apply::delta(tx, &self.collections, delta).await
+                apply::delta(tx, &self.collections, delta).await?;
+                if found.relay {
+                    let rows = relay::rows(batch, found.stored.as_ref())?;
+                    write_log(tx, &self.collections, rows).await?;
+                }
+                Ok(found.relay)
             }
             Deployment::Standalone => {
                 advance_within(tx, store, pipeline, fence, None).await?;
                 apply::delta(tx, &self.collections, delta).await?;
                 let touched = delta.streams.keys().copied().collect();
                 apply::count_again(tx, &self.collections, touched).await?;
-                advance_within(tx, store, pipeline, fence, ack)
-                    .await
-                    .map(drop)
+                advance_within(tx, store, pipeline, fence, ack).await?;
+                Ok(false)
             }
+        }
+    }
+
+    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
+    /// fails no delivery.
+    async fn prune_in_passing(&self) {
+        if !self.prune_turn.take() {
+            return;
+        }
+        let (collections, retention) = (&*self.collections, self.retention);
+        let pruned = mongodb_transaction!(self.database, "prune the log of a relay", tx => {
+            prune(tx, collections, retention)
+        });
+        if let Err(error) = pruned {
+            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
         }
     }
 }
@@ -107,7 +156,14 @@ impl MongoSink {
 impl Sink<Change> for MongoSink {
     async fn deliver(&self, batch: &Batch<Change>) -> Result<()> {
         let delta = Delta::of(&batch.items);
-        mongodb_transaction!(self.database, "deliver", tx => self.write(tx, batch, &delta))
+        let relay = mongodb_transaction!(self.database, "deliver", tx => {
+            self.write(tx, batch, &delta)
+        })?;
+        if relay {
+            self.database.committed(&self.collections.store);
+            self.prune_in_passing().await;
+        }
+        Ok(())
     }
 
     fn cursors(&self) -> Option<&dyn CursorStore> {

@@ -1,8 +1,10 @@
 //! Verifying and repairing the replica.
 
 use async_trait::async_trait;
-use ledger_core::{Contents, Entry, EntryKey, Record, Replica, Result, StreamKey, StreamState};
-use ledger_layout::postgres::begin_in;
+use ledger_core::{
+    Contents, Entry, EntryKey, PipelineId, Record, Replica, Result, StreamKey, StreamState,
+};
+use ledger_layout::postgres::{begin_in, followers};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::apply::{entries, signed, streams};
@@ -104,6 +106,18 @@ impl Replica for PostgresSink {
         )
         .await?;
         tx.commit().await.map_err(failed)
+    }
+
+    async fn followers(&self) -> Result<Vec<PipelineId>> {
+        const OPERATION: &str = "read who follows the relay";
+        let inner = &self.inner;
+        let mut conn = inner
+            .pool
+            .acquire()
+            .await
+            .map_err(|error| inner.failed(OPERATION, error))?;
+        let names = followers(&mut conn, &inner.tables).await?;
+        names.iter().map(PipelineId::new).collect()
     }
 }
 

@@ -8,13 +8,15 @@ use ledger_core::{
     Batch, Change, Claim, Cursor, CursorStore, Error, ErrorKind, PipelineId, Replica, Result, Sink,
     SourceId, StoreName,
 };
-use ledger_layout::StoreOptions;
 use ledger_layout::postgres::{
-    PostgresConfig, PostgresContents, PostgresCursors, Role, Tables, begin_in, check_server,
-    failed, find_store, open_store,
+    PostgresConfig, PostgresContents, PostgresCursors, RELAY, Role, Tables, begin_in, channel,
+    check_server, failed, find_store, forget_log, notify, open_store, prune, set_relay, stored_in,
+    write_log,
 };
+use ledger_layout::{ReplicaOptions, Retention, StoreOptions, relay};
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use uuid::Uuid;
 
 use super::apply;
 use crate::delta::Delta;
@@ -35,12 +37,35 @@ pub(super) struct Inner {
     pub(super) sql: apply::Statements,
     cursors: PostgresCursors,
     target: String,
+    retention: Retention,
+    prune_turn: relay::PruneTurn,
+    /// Where readers of the log listen.
+    channel: String,
+}
+
+/// What is registered of the replica.
+pub(super) struct Registered {
+    uuid: Uuid,
+    /// Whose it is.
+    source: Option<SourceId>,
+    /// Whether what is delivered is to be written into its log.
+    relay: bool,
 }
 
 impl PostgresSink {
     /// Opens the replica, and creates it where it does not exist. Refused: a store of that name
     /// that is no replica.
     pub async fn open(config: &PostgresConfig, store: &StoreName) -> Result<Self> {
+        Self::open_with(config, store, ReplicaOptions::default()).await
+    }
+
+    /// As [`open`](Self::open), with options; `InvalidInput` where a log would end that consumers are
+    /// registered at.
+    pub async fn open_with(
+        config: &PostgresConfig,
+        store: &StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
         const OPERATION: &str = "open replica";
         let pool = config.connect().await?;
         let mut conn = pool
@@ -50,16 +75,20 @@ impl PostgresSink {
         check_server(&mut conn).await?;
         let tables = Tables::locate(&mut conn, store).await?;
         let row = open_store(&mut conn, &tables, Role::Replica, &StoreOptions::default()).await?;
-        drop(conn);
         if row.role != Role::Replica {
             return Err(not_a_replica(OPERATION, store));
         }
+        set_relay(&mut conn, &tables, options.relay).await?;
+        drop(conn);
         Ok(Self {
             inner: Arc::new(Inner {
                 sql: apply::Statements::new(&tables),
                 cursors: PostgresCursors::new(pool.clone(), tables.clone()),
                 contents: PostgresContents::new(pool.clone(), tables.clone()),
                 target: config.target(),
+                retention: options.retention,
+                prune_turn: relay::PruneTurn::default(),
+                channel: channel(&tables),
                 tables,
                 pool,
             }),
@@ -90,13 +119,14 @@ impl PostgresSink {
     }
 
     /// Forgets the cursors of all pipelines into the replica, fences them, and empties it, in one
-    /// transaction, so that the next run copies everything anew, from whichever source.
+    /// transaction, so that the next run copies everything anew, from whichever source. Of a relay the
+    /// log begins anew, as that of another store: who followed it is told to resync.
     pub async fn resync(&self) -> Result<()> {
         const OPERATION: &str = "resync";
         let inner = &self.inner;
         let failed = |error| inner.failed(OPERATION, error);
         let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
-        inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
+        let found = inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
         // Every pipeline into the replica, not only this one: it is emptied under all of them.
         inner.cursors.forget_all_in(&mut tx).await?;
         for sql in [
@@ -110,6 +140,9 @@ impl PostgresSink {
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?;
+        }
+        if found.relay {
+            forget_log(&mut tx, &inner.tables).await?;
         }
         tx.commit().await.map_err(failed)
     }
@@ -133,13 +166,14 @@ impl Inner {
         failed(operation, format!("replica {}", self.tables.store()), error)
     }
 
-    /// Locks the replica's row until the transaction ends and tells its source. Everything that
+    /// Locks the replica's row until the transaction ends and tells what it says. Everything that
     /// writes takes this lock first, then the cursors, then the tables: a promotion, a claim or a
     /// resync waits, or has come before and is seen.
-    async fn lock_role(&self, conn: &mut PgConnection, lock: &str) -> Result<Option<SourceId>> {
+    async fn lock_role(&self, conn: &mut PgConnection, lock: &str) -> Result<Registered> {
         const OPERATION: &str = "check replica";
         let sql = self.tables.sql(&format!(
-            "SELECT role, source FROM {{ledger.stores}} WHERE name = $1 {lock}"
+            "SELECT role, source, uuid, schema_version = {RELAY} FROM {{ledger.stores}} \
+             WHERE name = $1 {lock}"
         ));
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(self.tables.store().as_str())
@@ -147,16 +181,36 @@ impl Inner {
             .await
             .map_err(|error| self.failed(OPERATION, error))?;
         match row {
-            Some(row) if row.get::<&str, _>(0) == "replica" => {
-                row.get::<Option<&str>, _>(1).map(str::parse).transpose()
-            }
+            Some(row) if row.get::<&str, _>(0) == "replica" => Ok(Registered {
+                source: row.get::<Option<&str>, _>(1).map(str::parse).transpose()?,
+                uuid: row.get(2),
+                relay: row.get(3),
+            }),
             _ => Err(not_a_replica(OPERATION, self.tables.store())),
         }
     }
 
     /// Checks that this is a replica, and that it stays one until the transaction ends.
-    pub(super) async fn check_role(&self, conn: &mut PgConnection) -> Result<Option<SourceId>> {
+    pub(super) async fn check_role(&self, conn: &mut PgConnection) -> Result<Registered> {
         self.lock_role(conn, "FOR SHARE").await
+    }
+
+    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
+    /// fails no delivery.
+    async fn prune_in_passing(&self) {
+        const OPERATION: &str = "prune the log";
+        if !self.prune_turn.take() {
+            return;
+        }
+        let failed = |error| self.failed(OPERATION, error);
+        let pruned = async {
+            let mut tx = begin_in(&self.pool).await.map_err(failed)?;
+            prune(&mut tx, &self.tables, self.retention).await?;
+            tx.commit().await.map_err(failed)
+        };
+        if let Err(error) = pruned.await {
+            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
+        }
     }
 
     fn of_another(&self, bound: &SourceId, source: &SourceId) -> Error {
@@ -180,7 +234,12 @@ impl Sink<Change> for PostgresSink {
         let failed = |error| inner.failed(OPERATION, error);
         let delta = Delta::of(&batch.items);
         let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
-        let bound = inner.check_role(&mut tx).await?;
+        let found = inner.check_role(&mut tx).await?;
+        let stored = if found.relay {
+            stored_in(&mut tx, &inner.tables, &batch.pipeline).await?
+        } else {
+            None
+        };
         // The cursor's row holds off another claim until this transaction is over.
         match &batch.ack {
             Some(ack) => {
@@ -197,13 +256,22 @@ impl Sink<Change> for PostgresSink {
             }
         }
         let claimed = inner.cursors.source_in(&mut tx, &batch.pipeline).await?;
-        if let (Some(bound), Some(claimed)) = (&bound, &claimed)
+        if let (Some(bound), Some(claimed)) = (&found.source, &claimed)
             && !bound.continues(claimed)
         {
             return Err(inner.of_another(bound, claimed));
         }
         apply::apply(inner, &mut tx, &delta).await?;
-        tx.commit().await.map_err(failed)
+        if found.relay {
+            let rows = relay::rows(batch, stored.as_ref())?;
+            write_log(&mut tx, &inner.tables, &rows).await?;
+        }
+        tx.commit().await.map_err(failed)?;
+        if found.relay && !batch.items.is_empty() {
+            notify(&inner.pool, &inner.channel).await;
+            inner.prune_in_passing().await;
+        }
+        Ok(())
     }
 
     fn cursors(&self) -> Option<&dyn CursorStore> {
@@ -224,8 +292,9 @@ impl CursorStore for PostgresSink {
         let mut tx = begin_in(&inner.pool).await.map_err(failed)?;
         // Bound to one source whatever the pipeline's name: two pipelines of two sources would mix
         // their ids.
-        let bound = inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
-        if let Some(bound) = bound.filter(|bound| !bound.continues(source)) {
+        let found = inner.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
+        source.check_sink(found.uuid, self)?;
+        if let Some(bound) = found.source.filter(|bound| !bound.continues(source)) {
             return Err(inner.of_another(&bound, source));
         }
         let sql = inner

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ledger_core::{Entry, EntryId, EntryKey, Error, ErrorKind, Result, StreamKey, Timestamp};
 use ledger_layout::sqlite::{
-    Tables, failed, int_in, json_pairs, json_texts, payload_value, rejected, uint,
+    Tables, failed, forget_log, int_in, json_pairs, json_texts, payload_value, rejected, uint,
 };
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -310,5 +310,5 @@ pub(super) async fn clear(conn: &mut SqliteConnection, tables: &Tables) -> Resul
             .await
             .map_err(|error| failed("empty replica", error))?;
     }
-    Ok(())
+    forget_log(conn, tables).await
 }

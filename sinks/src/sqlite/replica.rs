@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use ledger_core::{
-    Contents, Entry, EntryKey, Error, ErrorKind, Record, Replica, Result, StreamKey, StreamState,
+    Contents, Entry, EntryKey, Error, ErrorKind, PipelineId, Record, Replica, Result, StreamKey,
+    StreamState,
 };
-use ledger_layout::sqlite::{Role, Tables, failed, load, rejected, streams_at};
+use ledger_layout::sqlite::{Role, Tables, failed, followers, load, rejected, streams_at};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::apply;
@@ -88,6 +89,13 @@ impl Replica for SqliteSink {
                 .map_err(|error| failed(OPERATION, error))?;
         }
         commit(transaction, OPERATION).await
+    }
+
+    async fn followers(&self) -> Result<Vec<PipelineId>> {
+        let mut reader = self.database.reader().await?;
+        let found = followers(&mut reader, &self.tables.store).await;
+        let names = reader.done(found)?;
+        names.iter().map(PipelineId::new).collect()
     }
 }
 

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName};
+use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName, Timestamp};
 use ledger_layout::sqlite::{
     Database, SqliteConfig, SqliteContents, SqliteCursors, Tables, advance_within, failed,
-    open_replica,
+    open_replica, prune, relayed, write_log,
 };
+use ledger_layout::{ReplicaOptions, Retention, relay};
 use sqlx::{Sqlite, Transaction};
 
 use super::apply;
@@ -22,11 +23,14 @@ use crate::delta::Delta;
 /// - The replica belongs to one source: claiming it for another is `SourceDiverged`, until it has
 ///   been [emptied](Self::clear).
 /// - Once the replica is promoted every delivery is `Fenced`.
+/// - Of a relay the log row is a part of the same transaction, whichever handle delivers.
 pub struct SqliteSink {
     pub(super) database: Database,
     pub(super) tables: Arc<Tables>,
     pub(super) contents: SqliteContents,
     cursors: SqliteCursors,
+    retention: Retention,
+    prune_turn: relay::PruneTurn,
 }
 
 impl SqliteSink {
@@ -34,23 +38,39 @@ impl SqliteSink {
     ///
     /// `InvalidInput` where the file has a store of this name that is a source of its own.
     pub async fn open(config: SqliteConfig, store: StoreName) -> Result<Self> {
+        Self::open_with(config, store, ReplicaOptions::default()).await
+    }
+
+    /// As [`open`](Self::open), with options; `InvalidInput` where a log would end that consumers are
+    /// registered at.
+    pub async fn open_with(
+        config: SqliteConfig,
+        store: StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
         let database = Database::open(config).await?;
-        let sink = Self::open_on(&database, store).await;
+        let sink = Self::open_on(&database, store, options).await;
         // The sink has a handle of its own.
         database.close().await;
         sink
     }
 
     /// Opens a replica on the connections of an open database.
-    pub async fn open_on(database: &Database, store: StoreName) -> Result<Self> {
+    pub async fn open_on(
+        database: &Database,
+        store: StoreName,
+        options: ReplicaOptions,
+    ) -> Result<Self> {
         let tables = Tables::of(&store);
-        open_replica(database, &tables).await?;
+        open_replica(database, &tables, options.relay).await?;
         let database = database.share();
         Ok(Self {
             contents: SqliteContents::new(database.clone(), Arc::clone(&tables)),
             cursors: SqliteCursors::new(database.clone(), Arc::clone(&tables)),
             database,
             tables,
+            retention: options.retention,
+            prune_turn: relay::PruneTurn::default(),
         })
     }
 
@@ -60,12 +80,31 @@ impl SqliteSink {
     }
 
     /// Empties the replica and forgets its source and the cursors of its pipelines, in one
-    /// transaction; whoever claimed one of them before is fenced.
+    /// transaction; whoever claimed one of them before is fenced. Of a relay the log begins anew, as
+    /// that of another store: who followed it is told to resync.
     pub async fn clear(&self) -> Result<()> {
         let mut writer = self.database.writer().await?;
         let mut transaction = writer.begin().await?;
         apply::clear(&mut transaction, &self.tables).await?;
         commit(transaction, "empty replica").await
+    }
+
+    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
+    /// fails no delivery.
+    async fn prune_in_passing(&self) {
+        if !self.prune_turn.take() {
+            return;
+        }
+        let pruned = async {
+            let mut writer = self.database.writer().await?;
+            let mut transaction = writer.begin().await?;
+            let now = Timestamp::now();
+            prune(&mut transaction, &self.tables, self.retention, now).await?;
+            commit(transaction, "prune the log of a relay").await
+        };
+        if let Err(error) = pruned.await {
+            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
+        }
     }
 
     /// Closes the database. Every later call is `Closed`.
@@ -90,11 +129,21 @@ impl Sink<Change> for SqliteSink {
         let delta = Delta::of(&batch.items);
         let mut writer = self.database.writer().await?;
         let mut transaction = writer.begin().await?;
-        let store = self.tables.store.as_str();
-        let ack = batch.ack.as_ref();
+        let store = &self.tables.store;
+        let found = relayed(&mut transaction, store, batch.pipeline.as_str()).await?;
+        let (store, ack) = (store.as_str(), batch.ack.as_ref());
         advance_within(&mut transaction, store, &batch.pipeline, batch.fence, ack).await?;
         apply::delta(&mut transaction, &self.tables, &delta).await?;
-        commit(transaction, "deliver").await
+        if found.relay {
+            let rows = relay::rows(batch, found.stored.as_ref())?;
+            write_log(&mut transaction, &self.tables, &rows).await?;
+        }
+        commit(transaction, "deliver").await?;
+        drop(writer);
+        if found.relay {
+            self.prune_in_passing().await;
+        }
+        Ok(())
     }
 
     fn cursors(&self) -> Option<&dyn CursorStore> {

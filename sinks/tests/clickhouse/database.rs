@@ -96,6 +96,7 @@ pub(crate) fn source(number: u128) -> SourceId {
         store: Uuid::from_u128(number),
         system: "7301".to_owned(),
         timeline: 1,
+        origins: Vec::new(),
     }
 }
 

@@ -478,6 +478,7 @@ impl ChangeLog for ClickHouseStore {
             store,
             system: "clickhouse".to_owned(),
             timeline: 1,
+            origins: Vec::new(),
         })
     }
 

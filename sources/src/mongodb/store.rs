@@ -14,8 +14,8 @@ use ledger_core::{
 use ledger_layout::StoreOptions;
 use ledger_layout::log::Position;
 use ledger_layout::mongodb::{
-    Collections, Deployment, LOG_TAG, MongoConfig, MongoContents, MongoDatabase, Role, failed,
-    load, open_source, promote,
+    Collections, Deployment, LOG_TAG, MongoConfig, MongoContents, MongoDatabase, PRUNE_ROWS, Role,
+    failed, load, open_source, promote, prune,
 };
 use ledger_layout::mongodb_transaction;
 use mongodb::bson::doc;
@@ -28,7 +28,6 @@ use super::consumers::{MongoConsumers, row_of};
 use super::dead_letters::MongoDeadLetters;
 use super::group::Group;
 use super::labels::TRIM_ENTRIES;
-use super::log::{PRUNE_ROWS, prune};
 use super::search::Needle;
 use super::transaction::MongoTransaction;
 use super::{changes, group, labels, read, snapshot};
@@ -95,7 +94,7 @@ impl MongoStore {
         let collections = Collections::of(&name);
         let row = open_source(&database, &collections, options.log).await?;
         Ok(Self(Arc::new(Inner {
-            log: AtomicBool::new(row.role == Role::Source && row.log),
+            log: AtomicBool::new(row.log),
             contents: MongoContents::new(database.clone(), Arc::clone(&collections)),
             consumers: MongoConsumers {
                 database: database.clone(),
@@ -133,7 +132,8 @@ impl MongoStore {
     }
 
     /// Makes a replica a source: it takes writes from now on, under a new identity, and its bridge
-    /// is fenced off. Mutations are logged if this handle's options say so, on a replica set.
+    /// is fenced off. Mutations are logged if this handle's options say so, on a replica set. A relay
+    /// keeps its identity, and its log goes on.
     ///
     /// `AlreadyExists` names stream names and dedup keys that it holds more than once; `InvalidInput`
     /// for a store that is no replica.
@@ -397,6 +397,10 @@ impl ChangeLog for MongoStore {
             store: row.uuid,
             system: "mongodb".to_owned(),
             timeline: 1,
+            origins: row
+                .source
+                .map(|source| source.passed_on())
+                .unwrap_or_default(),
         })
     }
 

@@ -70,7 +70,7 @@ impl ChangeLog for PostgresStore {
         let inner = &self.inner;
         let mut conn = inner.connection(OPERATION).await?;
         let sql = inner.tables.sql(
-            "SELECT s.uuid, c.system_identifier, k.timeline_id FROM {ledger.stores} s, \
+            "SELECT s.uuid, c.system_identifier, k.timeline_id, s.source FROM {ledger.stores} s, \
              pg_control_system() c, pg_control_checkpoint() k WHERE s.name = $1",
         );
         let row = sqlx::query(safe(sql))
@@ -78,10 +78,13 @@ impl ChangeLog for PostgresStore {
             .fetch_one(&mut *conn)
             .await
             .map_err(|error| inner.failed(OPERATION, error))?;
+        let source: Option<&str> = row.get(3);
+        let source: Option<SourceId> = source.map(str::parse).transpose()?;
         Ok(SourceId {
             store: row.get(0),
             system: row.get::<i64, _>(1).cast_unsigned().to_string(),
             timeline: u32::try_from(row.get::<i32, _>(2)).unwrap_or(0),
+            origins: source.map(|source| source.passed_on()).unwrap_or_default(),
         })
     }
 

@@ -8,7 +8,7 @@ use super::PostgresStore;
 impl PostgresStore {
     /// Turns a replica into a store that takes writes: names and dedup keys become unique, ids and
     /// the log go on above everything seen, and the store gets an identity of its own, so that its
-    /// bridge can no longer write it. Refused, changing nothing, where two streams have one name or
+    /// bridge can no longer write it; a relay keeps its identity, and its log goes on. Refused, changing nothing, where two streams have one name or
     /// two entries of a stream one dedup key; the error names them.
     ///
     /// Stop the bridge before. Handles opened before stay read-only, this one too: open the store

@@ -358,8 +358,8 @@ impl Store for PostgresStore {
     fn log(&self) -> Option<&dyn ChangeLog> {
         match &self.log {
             Some(log) => Some(log.as_ref()),
-            // What a bridge writes into a replica is in the log of its source only.
-            None => (self.inner.row.log && !self.is_replica()).then_some(self),
+            // What a bridge writes into a replica that is no relay is in the log of its source only.
+            None => self.inner.row.log.then_some(self),
         }
     }
 

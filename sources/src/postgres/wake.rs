@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ledger_layout::postgres::Tables;
+use ledger_layout::postgres::{Tables, channel, notify};
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use tokio::sync::{Notify, OnceCell, watch};
 
@@ -31,8 +31,7 @@ impl Wake {
     pub(super) fn new(pool: PgPool, tables: &Tables) -> Self {
         Self {
             pool,
-            // Channel names are cut at 63 bytes; the schema keeps stores of one name apart.
-            channel: format!("ledger_{:016x}", hash(&tables.of_store("log"))),
+            channel: channel(tables),
             readers: Arc::new(watch::Sender::new(0)),
             written: Arc::new(Notify::new()),
             notifier: OnceCell::new(),
@@ -59,14 +58,7 @@ impl Wake {
                     () = written.notified() => {}
                     _ = closed.wait_for(|closed| *closed) => return,
                 }
-                // The notice is worth no wait for the disk: what it misses, the poll finds.
-                let notice = sqlx::query(
-                    "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')",
-                )
-                .bind(&channel);
-                if let Err(error) = notice.execute(&pool).await {
-                    tracing::debug!(%error, "could not wake the readers of other processes");
-                }
+                notify(&pool, &channel).await;
                 tokio::time::sleep(DEBOUNCE).await;
             }
         });
@@ -134,11 +126,4 @@ async fn listen(
         listener.recv().await?;
         readers.send_modify(|count| *count += 1);
     }
-}
-
-/// FNV-1a: stable across versions of the program, which must agree on the channel.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -14,8 +14,8 @@ use ledger_core::{
 use ledger_layout::StoreOptions;
 use ledger_layout::log::Position;
 use ledger_layout::sqlite::{
-    Database, LOG_TAG, Role, SqliteConfig, SqliteContents, Tables, Writer, failed, load,
-    open_source, promote, uint,
+    Database, LOG_TAG, PRUNE_ROWS, Role, SqliteConfig, SqliteContents, Tables, Writer, failed,
+    load, open_source, promote, prune, uint,
 };
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, Transaction};
 
@@ -23,7 +23,6 @@ use super::append::{self, Prepared};
 use super::consumers::SqliteConsumers;
 use super::dead_letters::SqliteDeadLetters;
 use super::group::Group;
-use super::log::{PRUNE_ROWS, prune};
 use super::search::Needle;
 use super::transaction::SqliteTransaction;
 use super::{changes, group, labels, read, snapshot};
@@ -39,7 +38,7 @@ const PRUNE_EVERY: i64 = 60_000_000;
 /// - Appends that wait at the same moment share a transaction, and so a wait for the disk; each is
 ///   still accepted or refused by itself.
 /// - A replica opens and reads like any other store; writing to one is `ReadOnly` until
-///   [`promote`](Self::promote). It has no log.
+///   [`promote`](Self::promote). It has a log where it is a relay.
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Inner>);
 
@@ -106,7 +105,7 @@ impl SqliteStore {
         let row = open_source(database, &tables, options.log).await?;
         let database = database.share();
         Ok(Self(Arc::new(Inner {
-            log: AtomicBool::new(row.role == Role::Source && row.log),
+            log: AtomicBool::new(row.log),
             contents: SqliteContents::new(database.clone(), Arc::clone(&tables)),
             consumers: SqliteConsumers {
                 database: database.clone(),
@@ -151,7 +150,8 @@ impl SqliteStore {
     }
 
     /// Makes a replica a source: it takes writes from now on, under a new identity, and its bridge
-    /// is fenced off. Mutations are logged if this handle's options say so.
+    /// is fenced off. Mutations are logged if this handle's options say so. A relay keeps its identity,
+    /// and its log goes on.
     ///
     /// `AlreadyExists` names stream names and dedup keys that it holds more than once; `InvalidInput`
     /// for a store that is no replica.
@@ -394,6 +394,10 @@ impl ChangeLog for SqliteStore {
             store: row.uuid,
             system: "sqlite".to_owned(),
             timeline: 1,
+            origins: row
+                .source
+                .map(|source| source.passed_on())
+                .unwrap_or_default(),
         })
     }
 

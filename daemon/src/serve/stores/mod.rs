@@ -11,7 +11,8 @@ use futures::StreamExt as _;
 use ledger::connect::{DatabaseUrl, Stores as Database};
 use ledger::observe::Recorder;
 use ledger::{
-    Error, ErrorKind, FanOut, Observed, PipelineId, Result, Store, StoreName, StoreOptions,
+    Error, ErrorKind, FanOut, Observed, PipelineId, Result, Retention, Store, StoreName,
+    StoreOptions,
 };
 use ledger_server::{Identity, StoreState, StoreStatus, Stores};
 use tokio::time::Instant;
@@ -57,6 +58,8 @@ pub(crate) struct Served {
     known: Mutex<BTreeMap<StoreName, Arc<Entry>>>,
     /// The stores whose logs are followed, each with what shares the reading of its log.
     followed: Mutex<BTreeMap<StoreName, Followed>>,
+    /// How long logs are kept.
+    retention: Retention,
     /// The stores that the database held when it was asked last.
     present: Mutex<Vec<StoreName>>,
 }
@@ -120,6 +123,7 @@ impl Served {
         let closed = !allowed.is_empty();
         Arc::new(Self {
             recorder,
+            retention: options.retention,
             database: Database::new(url, options),
             named: if closed {
                 allowed.to_vec()
@@ -167,10 +171,24 @@ impl Served {
         entry.open(self, true).await
     }
 
+    /// How long logs are kept.
+    pub(crate) fn retention(&self) -> Retention {
+        self.retention
+    }
+
     /// As [`create`](Self::create), for somebody who follows the store's log, which is read once for
     /// all who do.
     pub(crate) async fn followed(&self, name: &StoreName) -> Result<Arc<dyn Store>> {
-        let store = self.create(name).await?;
+        let mut store = self.create(name).await?;
+        if store.log().is_none() {
+            // A replica that was made a relay, or a store of its own, since it was opened.
+            let entry = self.entry(name);
+            {
+                let mut state = lock(&entry.state);
+                (state.open, state.bare) = (None, None);
+            }
+            store = entry.open(self, true).await?;
+        }
         let mut followed = lock(&self.followed);
         if let Some((inner, shared)) = followed.get(name)
             && Arc::ptr_eq(inner, &store)

@@ -238,6 +238,7 @@ impl Source<RowChange> for MongoCapture {
             store: text(&found, "uuid")?.parse().map_err(|_| malformed())?,
             system: "mongodb".to_owned(),
             timeline: 1,
+            origins: Vec::new(),
         })
     }
 

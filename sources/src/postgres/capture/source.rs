@@ -408,6 +408,7 @@ impl Source<RowChange> for PostgresCapture {
             store: Uuid::from_u64_pair(system.cast_unsigned(), database.cast_unsigned()),
             system: system.cast_unsigned().to_string(),
             timeline: u32::try_from(row.get::<i32, _>(1)).unwrap_or(0),
+            origins: Vec::new(),
         })
     }
 
