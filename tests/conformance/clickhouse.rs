@@ -92,8 +92,13 @@ impl Sharded {
         let database = whole.database.clone();
         let connection = ledger_layout::clickhouse::Connection::new(whole);
         // What a store's tables look like on one server.
-        let model = StoreName::new(format!("model_of_{name}")).unwrap();
-        Tables::new(&model).open(&connection).await?;
+        static MODEL: tokio::sync::OnceCell<StoreName> = tokio::sync::OnceCell::const_new();
+        let model = MODEL.get_or_try_init(async || {
+            let model = StoreName::new(format!("m{}", uuid::Uuid::new_v4().simple())).unwrap();
+            Tables::new(&model).open(&connection).await?;
+            Ok::<_, ledger::Error>(model)
+        });
+        let model = model.await?;
         for table in ["entries", "labels"] {
             let (rows, model) = (format!("{name}_{table}_shard"), format!("{model}_{table}"));
             for statement in [

@@ -6,6 +6,11 @@ use super::shape::Shape;
 /// The replica's name in a table that all servers of a cluster hold whole.
 const EVERYWHERE: &str = "'/clickhouse/tables/{uuid}/all', '{shard}-{replica}'";
 
+const REPLICATED_WINDOW: &str = "replicated_deduplication_window";
+/// How long Keeper remembers a token, however few came since: a week. The default is an hour in newer
+/// versions.
+const WINDOW_SECONDS: u32 = 604_800;
+
 /// How tables are spread over a cluster; one server by default.
 ///
 /// With shards, entries and labels are held by the shard of their stream: each shard has the table
@@ -106,7 +111,7 @@ impl Cluster {
     pub(super) fn setting(&self, name: &str) -> String {
         match name {
             "non_replicated_deduplication_window" if self.replicated => {
-                "replicated_deduplication_window".to_owned()
+                REPLICATED_WINDOW.to_owned()
             }
             _ => name.to_owned(),
         }
@@ -130,9 +135,15 @@ impl Declared<'_> {
             return format!("CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {engine}");
         }
         let settings = shape.settings.iter();
-        let settings: Vec<String> = settings
+        let mut settings: Vec<String> = settings
             .map(|(name, value)| format!("{} = {value}", cluster.setting(name)))
             .collect();
+        if settings
+            .iter()
+            .any(|set| set.starts_with(REPLICATED_WINDOW))
+        {
+            settings.push(format!("{REPLICATED_WINDOW}_seconds = {WINDOW_SECONDS}"));
+        }
         let indexes = shape.indexes.iter();
         let indexes = indexes.map(|(name, what)| format!(", INDEX {name} {what}"));
         format!(
@@ -199,7 +210,8 @@ mod tests {
                 "CREATE TABLE IF NOT EXISTS s_entries ON CLUSTER `main` (stream_key UInt64, id \
                  UInt64, INDEX by_id id TYPE minmax GRANULARITY 1) ENGINE = \
                  ReplicatedReplacingMergeTree(label_version) ORDER BY (stream_key, id) SETTINGS \
-                 replicated_deduplication_window = 1000, fsync_after_insert = 1"
+                 replicated_deduplication_window = 1000, fsync_after_insert = 1, \
+                 replicated_deduplication_window_seconds = 604800"
             ]
         );
     }
@@ -212,7 +224,8 @@ mod tests {
                 "CREATE TABLE IF NOT EXISTS s_entries_shard ON CLUSTER `main` (stream_key UInt64, id \
                  UInt64, INDEX by_id id TYPE minmax GRANULARITY 1) ENGINE = \
                  ReplicatedReplacingMergeTree(label_version) ORDER BY (stream_key, id) SETTINGS \
-                 replicated_deduplication_window = 1000, fsync_after_insert = 1",
+                 replicated_deduplication_window = 1000, fsync_after_insert = 1, \
+                 replicated_deduplication_window_seconds = 604800",
                 "CREATE TABLE IF NOT EXISTS s_entries ON CLUSTER `main` (stream_key UInt64, id \
                  UInt64) ENGINE = Distributed('main', 'db', 's_entries_shard', stream_key)",
             ]
