@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ledger_bridge::{
     AnyBridge, Bridge, BridgeOptions, Difference, Report, VerifyOptions, under_lease, verify,
 };
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 use ledger_bridge::{RowDifference, TableReport};
 
 use super::ReplicaSink;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 use super::tables::TableFlow;
 use crate::pipeline::BatchOptions;
 use crate::{
@@ -28,7 +28,7 @@ enum Kind {
         source: Arc<dyn Store>,
         sink: ReplicaSink,
     },
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     Tables(TableFlow),
 }
 
@@ -95,7 +95,7 @@ impl From<Report> for Verified {
     }
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 impl From<TableReport> for Verified {
     fn from(report: TableReport) -> Self {
         let differing = |difference: &RowDifference| Differing {
@@ -128,12 +128,12 @@ impl Flow {
         Ok(Self(Kind::Ledger { source, sink }))
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(super) fn of_tables(tables: TableFlow) -> Self {
         Self(Kind::Tables(tables))
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(super) fn as_tables(&self) -> Option<&TableFlow> {
         match &self.0 {
             Kind::Ledger { .. } => None,
@@ -145,7 +145,7 @@ impl Flow {
     pub fn consumers(&self) -> Result<&dyn Consumers> {
         match &self.0 {
             Kind::Ledger { source, .. } => Ok(log(source.as_ref())?.consumers()),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => Ok(tables.source().consumers()),
         }
     }
@@ -154,7 +154,7 @@ impl Flow {
     pub fn dead_letters(&self) -> Result<&dyn DeadLetters> {
         match &self.0 {
             Kind::Ledger { source, .. } => Ok(log(source.as_ref())?.dead_letters()),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => Ok(tables.source().dead_letters()),
         }
     }
@@ -163,7 +163,7 @@ impl Flow {
     pub async fn head(&self) -> Result<Cursor> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.head().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().head().await,
         }
     }
@@ -172,7 +172,7 @@ impl Flow {
     pub async fn lag(&self, after: &Cursor) -> Result<Lag> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.lag(after).await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().lag(after).await,
         }
     }
@@ -181,7 +181,7 @@ impl Flow {
     pub async fn size(&self) -> Result<u64> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.size().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().size().await,
         }
     }
@@ -190,7 +190,7 @@ impl Flow {
     pub fn batch(&self) -> BatchOptions {
         match &self.0 {
             Kind::Ledger { sink, .. } => sink.batch(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.batch(),
         }
     }
@@ -201,7 +201,7 @@ impl Flow {
             Kind::Ledger { source, sink } => {
                 Ok(Bridge::new(Arc::clone(source), sink.sink(), options)?.into())
             }
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.bridge(options),
         }
     }
@@ -216,7 +216,7 @@ impl Flow {
         let emptied = async {
             match &self.0 {
                 Kind::Ledger { sink, .. } => sink.resync(pipeline).await?,
-                #[cfg(feature = "postgres")]
+                #[cfg(any(feature = "mongodb", feature = "postgres"))]
                 Kind::Tables(tables) => tables.resync(pipeline).await?,
             }
             loop {
@@ -240,7 +240,7 @@ impl Flow {
         let removed = async {
             match &self.0 {
                 Kind::Ledger { .. } => consumers.unregister(pipeline).await,
-                #[cfg(feature = "postgres")]
+                #[cfg(any(feature = "mongodb", feature = "postgres"))]
                 Kind::Tables(tables) => tables.remove(pipeline).await,
             }
         };
@@ -255,7 +255,7 @@ impl Flow {
                 format!("there is no bridge {pipeline} at {}", self.source()),
             )),
             // A slot may be left of one that is not registered any more.
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(_) => removed.await,
         }
     }
@@ -272,7 +272,7 @@ impl Flow {
                 let report = verify(source.as_ref(), sink.as_ref(), options, compared);
                 Ok(report.await?.into())
             }
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.verify(options, compared).await,
         }
     }
@@ -281,7 +281,7 @@ impl Flow {
     pub async fn close(&self) {
         match &self.0 {
             Kind::Ledger { source, .. } => source.close().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(_) => {}
         }
     }
@@ -290,7 +290,7 @@ impl Flow {
     pub fn source(&self) -> String {
         match &self.0 {
             Kind::Ledger { source, .. } => source.to_string(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().to_string(),
         }
     }
@@ -299,7 +299,7 @@ impl Flow {
     pub fn sink(&self) -> String {
         match &self.0 {
             Kind::Ledger { sink, .. } => sink.to_string(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.sink().to_string(),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> an
     let stop = stop_at_signals()?;
     let capture = tables::options(options)?;
     let opened = tokio::select! {
-        opened = urls::open(&options.ends, Replica::Create, capture) => opened?,
+        opened = urls::open(&options.ends, Replica::Create, capture, options.form.documents) => opened?,
         () = stop.stopped() => return Ok(Exit::Done),
     };
     let Opened { flow, pipeline } = opened;

@@ -5,6 +5,7 @@
 
 mod bridges;
 mod clickhouse;
+mod collections;
 mod daemon;
 mod hooks;
 mod imports;
