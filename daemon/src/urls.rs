@@ -36,6 +36,10 @@ pub(crate) async fn open(
     let (Some(from), Some(to)) = (&ends.from, &ends.to) else {
         return Err(missing(ends, true));
     };
+    // The parser does not ask for what the store excludes.
+    if documents.is_some() && ends.tables.is_none() {
+        return Err(Failure::usage("--documents goes with --tables"));
+    }
     let from = parse("--from", from)?;
     let to = parse("--to", to)?;
     let pipeline = name(ends, Some(&to))?;
