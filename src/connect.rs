@@ -14,7 +14,7 @@ mod flow;
 mod log;
 mod promote;
 mod stores;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 mod tables;
 
 use std::fmt;
@@ -30,6 +30,8 @@ pub use flow::{Differing, Flow, Verified};
 pub use log::LogKind;
 pub use promote::Delivered;
 pub use stores::Stores;
+#[cfg(all(feature = "mongodb", feature = "postgres"))]
+pub use tables::collection_options;
 
 const PARSE: &str = "read database URL";
 

@@ -274,6 +274,9 @@ impl CopyState {
 pub struct TableState {
     /// The shape that it has there.
     pub table: Arc<Table>,
+    /// Where in the log it had that shape first. A shape that is told at a lower version, and has no
+    /// columns that this one lacks, is taken for a replay of an older one.
+    pub version: Version,
     /// How far its copy is.
     pub copy: CopyState,
 }
@@ -298,6 +301,13 @@ pub trait TableSink: Sink<RowChange> {
     /// Forgets one table and its rows, so that the next run copies it anew beside the others.
     /// `NotFound` where the pipeline has no such table. To be called while no bridge runs.
     async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()>;
+
+    /// The form of a column's name by which it is told apart from the others of its table, and none
+    /// where no column can have that name. For sources that find out the columns as they go; all
+    /// others have their columns refused by name.
+    fn column_name(&self, name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
 
     /// What the tables hold.
     fn content(&self) -> &dyn TableReplica;

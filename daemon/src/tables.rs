@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ledger::connect::{DatabaseUrl, Flow, collection_options};
+use ledger::mongodb::capture::Documents;
 use ledger::postgres::capture::{CaptureOptions, TableFilter, WalBudget};
 use ledger::{ClusterOptions, ColumnOptions, Protection, TableName, TableOptions, TableRoutes};
 
@@ -172,6 +174,27 @@ impl Settings {
     }
 }
 
+/// Whether what a database has in place of tables is collections.
+pub(crate) fn has_collections(from: &DatabaseUrl) -> bool {
+    from.scheme() == "mongodb"
+}
+
+/// The tables of a database, or its collections, and their copies.
+pub(crate) async fn flow(
+    from: &DatabaseUrl,
+    to: &DatabaseUrl,
+    options: CaptureOptions,
+    documents: Option<Documents>,
+    routes: TableRoutes,
+) -> ledger::Result<Flow> {
+    let Some(documents) = documents else {
+        return Flow::tables(from, to, options, routes).await;
+    };
+    let mut options = collection_options(options)?;
+    options.documents = documents;
+    Box::pin(Flow::collections(from, to, options, routes)).await
+}
+
 /// What the arguments say of tables; none where a store is carried.
 pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, TableRoutes)>> {
     let capture = &run.capture;
@@ -194,6 +217,7 @@ pub(crate) fn options(run: &Run) -> anyhow::Result<Option<(CaptureOptions, Table
             ("--setting", !capture.setting.is_empty()),
             ("--cluster", capture.cluster.is_some()),
             ("--replicated", capture.replicated),
+            ("--documents", run.form.documents.is_some()),
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given);
         return match given.next() {

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use ledger::connect::{DatabaseUrl, Flow};
+use ledger::mongodb::capture::Documents;
 use ledger::postgres::capture::CaptureOptions;
 use ledger::{PipelineId, Relay, ReplicaOptions, StoreName, TableRoutes};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cli::Ends;
 use crate::exit::Failure;
+use crate::tables;
 
 /// A bridge's ends, opened.
 pub(crate) struct Opened {
@@ -30,17 +32,32 @@ pub(crate) async fn open(
     ends: &Ends,
     replica: Replica,
     capture: Option<(CaptureOptions, TableRoutes)>,
+    documents: Option<Documents>,
 ) -> anyhow::Result<Opened> {
     let (Some(from), Some(to)) = (&ends.from, &ends.to) else {
         return Err(missing(ends, true));
     };
+    // The parser does not ask for what the store excludes.
+    if documents.is_some() && ends.tables.is_none() {
+        return Err(Failure::usage("--documents goes with --tables"));
+    }
     let from = parse("--from", from)?;
     let to = parse("--to", to)?;
     let pipeline = name(ends, Some(&to))?;
-    if let Some(tables) = &ends.tables {
-        let (options, routes) = capture
-            .unwrap_or_else(|| (CaptureOptions::new(tables.clone()), TableRoutes::default()));
-        let flow = Flow::tables(&from, &to, options, routes).await?;
+    if let Some(selected) = &ends.tables {
+        let (options, routes) = capture.unwrap_or_else(|| {
+            (
+                CaptureOptions::new(selected.clone()),
+                TableRoutes::default(),
+            )
+        });
+        if documents.is_some() && !tables::has_collections(&from) {
+            return Err(Failure::usage(format!(
+                "--documents is for the collections of mongodb://, and --from is {}://",
+                from.scheme()
+            )));
+        }
+        let flow = tables::flow(&from, &to, options, documents, routes).await?;
         return Ok(Opened { flow, pipeline });
     }
     let Some(store) = &ends.store else {

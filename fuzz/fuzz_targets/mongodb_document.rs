@@ -2,11 +2,11 @@
 //! row or a row of a captured collection, or is refused.
 #![no_main]
 
-use ledger_core::{ErrorKind, StreamName};
+use ledger_core::{ErrorKind, StreamName, Value};
 use ledger_layout::mongodb::{
     decode_entry, decode_log_row, decode_stream, payload_of, put_payload,
 };
-use ledger_sources::mongodb::capture::{id_text, json};
+use ledger_sources::mongodb::capture::{as_columns, id_text, json};
 use libfuzzer_sys::fuzz_target;
 use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
@@ -30,6 +30,24 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Err(error) = json(RawBsonRef::Document(document)) {
         corrupt(error.kind());
+    }
+    match as_columns(document) {
+        Ok((table, row)) => {
+            assert_eq!(table.columns.len(), row.len());
+            let declared = |at: usize| table.columns[at].declared.as_str();
+            for (at, value) in row.iter().enumerate().skip(2) {
+                // Text throughout, and JSON where a column says so.
+                let Value::Text(text) = value else {
+                    assert_eq!(*value, Value::Null);
+                    continue;
+                };
+                let text = std::str::from_utf8(text).unwrap();
+                if declared(at) == "json" {
+                    serde_json::from_str::<serde_json::Value>(text).unwrap();
+                }
+            }
+        }
+        Err(error) => corrupt(error.kind()),
     }
     if let Ok(Some(id)) = document.get("_id")
         && let Err(error) = id_text(id)

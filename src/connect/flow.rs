@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ledger_bridge::{
     AnyBridge, Bridge, BridgeOptions, Difference, Report, VerifyOptions, under_lease, verify,
 };
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 use ledger_bridge::{RowDifference, TableReport};
 
 use super::ReplicaSink;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 use super::tables::TableFlow;
 use crate::pipeline::BatchOptions;
 use crate::{
@@ -28,7 +28,7 @@ enum Kind {
         source: Arc<dyn Store>,
         sink: ReplicaSink,
     },
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     Tables(TableFlow),
 }
 
@@ -98,7 +98,7 @@ impl From<Report> for Verified {
     }
 }
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
 impl From<TableReport> for Verified {
     fn from(report: TableReport) -> Self {
         let differing = |difference: &RowDifference| Differing {
@@ -132,12 +132,12 @@ impl Flow {
         Ok(Self(Kind::Ledger { source, sink }))
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(super) fn of_tables(tables: TableFlow) -> Self {
         Self(Kind::Tables(tables))
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub(super) fn as_tables(&self) -> Option<&TableFlow> {
         match &self.0 {
             Kind::Ledger { .. } => None,
@@ -149,7 +149,7 @@ impl Flow {
     pub fn consumers(&self) -> Result<&dyn Consumers> {
         match &self.0 {
             Kind::Ledger { source, .. } => Ok(log(source.as_ref())?.consumers()),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => Ok(tables.source().consumers()),
         }
     }
@@ -158,7 +158,7 @@ impl Flow {
     pub fn dead_letters(&self) -> Result<&dyn DeadLetters> {
         match &self.0 {
             Kind::Ledger { source, .. } => Ok(log(source.as_ref())?.dead_letters()),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => Ok(tables.source().dead_letters()),
         }
     }
@@ -167,7 +167,7 @@ impl Flow {
     pub async fn head(&self) -> Result<Cursor> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.head().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().head().await,
         }
     }
@@ -176,7 +176,7 @@ impl Flow {
     pub async fn lag(&self, after: &Cursor) -> Result<Lag> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.lag(after).await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().lag(after).await,
         }
     }
@@ -185,7 +185,7 @@ impl Flow {
     pub async fn size(&self) -> Result<u64> {
         match &self.0 {
             Kind::Ledger { source, .. } => log(source.as_ref())?.size().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().size().await,
         }
     }
@@ -194,7 +194,7 @@ impl Flow {
     pub fn batch(&self) -> BatchOptions {
         match &self.0 {
             Kind::Ledger { sink, .. } => sink.batch(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.batch(),
         }
     }
@@ -205,7 +205,7 @@ impl Flow {
             Kind::Ledger { source, sink } => {
                 Ok(Bridge::new(Arc::clone(source), sink.sink(), options)?.into())
             }
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.bridge(options),
         }
     }
@@ -220,7 +220,7 @@ impl Flow {
         let emptied = async {
             match &self.0 {
                 Kind::Ledger { sink, .. } => sink.resync(pipeline).await?,
-                #[cfg(feature = "postgres")]
+                #[cfg(any(feature = "mongodb", feature = "postgres"))]
                 Kind::Tables(tables) => tables.resync(pipeline).await?,
             }
             loop {
@@ -244,7 +244,7 @@ impl Flow {
         let removed = async {
             match &self.0 {
                 Kind::Ledger { .. } => consumers.unregister(pipeline).await,
-                #[cfg(feature = "postgres")]
+                #[cfg(any(feature = "mongodb", feature = "postgres"))]
                 Kind::Tables(tables) => tables.remove(pipeline).await,
             }
         };
@@ -259,7 +259,7 @@ impl Flow {
                 format!("there is no bridge {pipeline} at {}", self.source()),
             )),
             // A slot may be left of one that is not registered any more.
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(_) => removed.await,
         }
     }
@@ -276,7 +276,7 @@ impl Flow {
                 let report = verify(source.as_ref(), sink.as_ref(), options, compared);
                 Ok(report.await?.into())
             }
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.verify(options, compared).await,
         }
     }
@@ -285,7 +285,7 @@ impl Flow {
     pub async fn close(&self) {
         match &self.0 {
             Kind::Ledger { source, .. } => source.close().await,
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(_) => {}
         }
     }
@@ -294,7 +294,7 @@ impl Flow {
     pub fn source(&self) -> String {
         match &self.0 {
             Kind::Ledger { source, .. } => source.to_string(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.source().to_string(),
         }
     }
@@ -303,7 +303,7 @@ impl Flow {
     pub fn sink(&self) -> String {
         match &self.0 {
             Kind::Ledger { sink, .. } => sink.to_string(),
-            #[cfg(feature = "postgres")]
+            #[cfg(any(feature = "mongodb", feature = "postgres"))]
             Kind::Tables(tables) => tables.sink().to_string(),
         }
     }

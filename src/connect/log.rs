@@ -1,6 +1,8 @@
 //! Where the log of a store is, by URL.
 
-use super::{DatabaseUrl, Kind};
+use super::DatabaseUrl;
+#[cfg(feature = "postgres")]
+use super::Kind;
 use crate::{Error, ErrorKind, Result, StoreName};
 
 /// Where the log of a store is kept.

@@ -8,6 +8,7 @@ use ledger_bridge::{
 };
 #[cfg(feature = "mongodb")]
 use ledger_sources::mongodb::capture::{CollectionOptions, MongoCapture};
+#[cfg(feature = "postgres")]
 use ledger_sources::postgres::capture::{CaptureOptions, PostgresCapture};
 
 use super::flow::{Flow, Verified};
@@ -21,6 +22,7 @@ use crate::{
 /// Whose rows are captured.
 #[derive(Clone)]
 enum Capture {
+    #[cfg(feature = "postgres")]
     Postgres(Arc<PostgresCapture>),
     #[cfg(feature = "mongodb")]
     Mongo(Arc<MongoCapture>),
@@ -29,6 +31,7 @@ enum Capture {
 impl Capture {
     fn source(&self) -> Arc<dyn Source<RowChange>> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(capture) => Arc::clone(capture) as _,
             #[cfg(feature = "mongodb")]
             Self::Mongo(capture) => Arc::clone(capture) as _,
@@ -37,6 +40,7 @@ impl Capture {
 
     fn as_source(&self) -> &dyn Source<RowChange> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(capture) => capture.as_ref(),
             #[cfg(feature = "mongodb")]
             Self::Mongo(capture) => capture.as_ref(),
@@ -45,22 +49,29 @@ impl Capture {
 
     fn contents(&self) -> &dyn TableContents {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(capture) => capture.as_ref(),
             #[cfg(feature = "mongodb")]
             Self::Mongo(capture) => capture.as_ref(),
         }
     }
 
-    async fn tables(&self) -> Result<Vec<Arc<Table>>> {
+    #[cfg_attr(
+        not(feature = "mongodb"),
+        allow(unused_variables, reason = "PostgreSQL's catalogue tells the columns")
+    )]
+    async fn tables(&self, pipeline: &PipelineId) -> Result<Vec<Arc<Table>>> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(capture) => capture.tables().await,
             #[cfg(feature = "mongodb")]
-            Self::Mongo(capture) => capture.tables().await,
+            Self::Mongo(capture) => capture.tables(pipeline).await,
         }
     }
 
     async fn remove(&self, pipeline: &PipelineId) -> Result<()> {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres(capture) => capture.remove(pipeline).await,
             #[cfg(feature = "mongodb")]
             Self::Mongo(capture) => capture.remove(pipeline).await,
@@ -78,55 +89,58 @@ pub(super) struct TableFlow {
 
 impl Flow {
     /// The tables of the database at `from` that `options` select, and their copies in the one at
-    /// `to`, as `routes` say; of MongoDB its collections, as tables of the schema `public` with the
-    /// columns `_id` and `doc`. `Unsupported` where `from` is neither PostgreSQL nor MongoDB, and for
+    /// `to`, as `routes` say; of MongoDB its collections, as [`collections`](Self::collections) with
+    /// the documents as a whole. `Unsupported` where `from` is neither PostgreSQL nor MongoDB, and for
     /// options that only PostgreSQL knows.
+    #[cfg(feature = "postgres")]
     pub async fn tables(
         from: &DatabaseUrl,
         to: &DatabaseUrl,
         options: CaptureOptions,
         routes: TableRoutes,
     ) -> Result<Self> {
-        // Refused before anything is made at the sink.
         match &from.0 {
-            Kind::Postgres(_) => {}
-            #[cfg(feature = "mongodb")]
-            Kind::Mongo(_) => check_collections(&options)?,
-            #[allow(unreachable_patterns, reason = "depends on the features")]
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "capture tables",
-                    format!(
-                        "tables are captured from postgres:// and collections from mongodb://, not \
-                         from {}://",
-                        from.scheme()
-                    ),
-                ));
-            }
-        }
-        let (sink, batch) = open(to, routes).await?;
-        let source = match &from.0 {
             Kind::Postgres(config) => {
+                let (sink, batch) = open(to, routes).await?;
                 let config = config.as_ref().clone();
                 let capture = PostgresCapture::open(config, options, Arc::clone(&sink));
-                Capture::Postgres(Arc::new(capture.await?))
+                Ok(Self::of_tables(TableFlow {
+                    source: Capture::Postgres(Arc::new(capture.await?)),
+                    sink,
+                    batch,
+                }))
             }
             #[cfg(feature = "mongodb")]
-            Kind::Mongo(config) => {
-                let options = CollectionOptions {
-                    copy: options.copy,
-                    ..CollectionOptions::new(options.tables)
-                };
-                let config = config.as_ref().clone();
-                let capture = MongoCapture::open(config, options, Arc::clone(&sink));
-                Capture::Mongo(Arc::new(capture.await?))
+            Kind::Mongo(_) => {
+                // Refused before anything is made at the sink.
+                let options = collection_options(options)?;
+                Box::pin(Self::collections(from, to, options, routes)).await
             }
             #[allow(unreachable_patterns, reason = "depends on the features")]
-            _ => return Err(Error::new(ErrorKind::Unsupported, "capture tables", "")),
+            _ => Err(no_source(from)),
+        }
+    }
+
+    /// The collections of the MongoDB database at `from` that `options` select, and their copies in
+    /// the database at `to`, as `routes` say: tables of the schema `public` with the columns `_id` and
+    /// `doc`, and others where `options` ask for them. `Unsupported` where `from` is no MongoDB.
+    #[cfg(feature = "mongodb")]
+    pub async fn collections(
+        from: &DatabaseUrl,
+        to: &DatabaseUrl,
+        options: CollectionOptions,
+        routes: TableRoutes,
+    ) -> Result<Self> {
+        #[allow(irrefutable_let_patterns, reason = "depends on the features")]
+        let Kind::Mongo(config) = &from.0 else {
+            return Err(no_source(from));
         };
+        options.check()?;
+        let (sink, batch) = open(to, routes).await?;
+        let config = config.as_ref().clone();
+        let capture = MongoCapture::open(config, options, Arc::clone(&sink));
         Ok(Self::of_tables(TableFlow {
-            source,
+            source: Capture::Mongo(Arc::new(capture.await?)),
             sink,
             batch,
         }))
@@ -190,7 +204,7 @@ impl TableFlow {
     pub(super) async fn verify(
         &self,
         options: &VerifyOptions,
-        compared: impl FnMut(u64) + Send,
+        mut compared: impl FnMut(u64) + Send,
     ) -> Result<Verified> {
         let ends = TableEnds {
             source: self.source(),
@@ -199,15 +213,39 @@ impl TableFlow {
             pipeline: &options.pipeline,
             patience: options.patience,
         };
-        let tables = self.source.tables().await?;
+        let mut tables = self.source.tables(&options.pipeline).await?;
+        for _ in 0..AGAIN {
+            let report = verify_tables(&ends, &tables, options.repair, &mut compared).await?;
+            let now = self.source.tables(&options.pipeline).await?;
+            if options.repair || now == tables {
+                return Ok(report.into());
+            }
+            // Other columns by now: those were compared that there were before.
+            tables = now;
+        }
         let report = verify_tables(&ends, &tables, options.repair, compared);
         Ok(report.await?.into())
     }
 }
 
-/// What is said of tables and means nothing for collections is refused, not passed over.
-#[cfg(feature = "mongodb")]
-fn check_collections(options: &CaptureOptions) -> Result<()> {
+/// How often tables are compared again of which the columns have changed meanwhile.
+const AGAIN: u32 = 4;
+
+fn no_source(from: &DatabaseUrl) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "capture tables",
+        format!(
+            "tables are captured from postgres:// and collections from mongodb://, not from {}://",
+            from.scheme()
+        ),
+    )
+}
+
+/// What options of tables say of collections, with the defaults for what they do not say.
+/// `Unsupported` for what only PostgreSQL has, which is not passed over.
+#[cfg(all(feature = "mongodb", feature = "postgres"))]
+pub fn collection_options(options: CaptureOptions) -> Result<CollectionOptions> {
     let mut filters = options.filters.values();
     let given = [
         ("slot", options.slot.is_some()),
@@ -220,7 +258,10 @@ fn check_collections(options: &CaptureOptions) -> Result<()> {
         ),
     ];
     match given.iter().find(|(_, given)| *given) {
-        None => Ok(()),
+        None => Ok(CollectionOptions {
+            copy: options.copy,
+            ..CollectionOptions::new(options.tables)
+        }),
         Some((name, _)) => Err(Error::new(
             ErrorKind::Unsupported,
             "capture collections",
@@ -230,6 +271,14 @@ fn check_collections(options: &CaptureOptions) -> Result<()> {
 }
 
 /// Opens what keeps the copies.
+#[cfg_attr(
+    not(any(feature = "clickhouse", feature = "postgres", feature = "sqlite")),
+    allow(
+        unused_variables,
+        clippy::unused_async,
+        reason = "nothing keeps copies then"
+    )
+)]
 async fn open(to: &DatabaseUrl, routes: TableRoutes) -> Result<(Arc<dyn TableSink>, BatchOptions)> {
     match &to.0 {
         #[cfg(feature = "clickhouse")]
@@ -244,6 +293,7 @@ async fn open(to: &DatabaseUrl, routes: TableRoutes) -> Result<(Arc<dyn TableSin
             };
             Ok((Arc::new(sink), batch))
         }
+        #[cfg(feature = "postgres")]
         Kind::Postgres(config) => {
             let sink = ledger_sinks::postgres::PostgresTables::open(config, routes).await?;
             Ok((Arc::new(sink), BatchOptions::default()))

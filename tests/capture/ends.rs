@@ -5,7 +5,8 @@ use std::time::Duration;
 use clickhouse::Client;
 use ledger::bridge::{AnyBridge, BridgeOptions, OnFailure, Summary, VerifyOptions};
 use ledger::clickhouse::ClickHouseConfig;
-use ledger::connect::{DatabaseUrl, Flow, Verified};
+use ledger::connect::{DatabaseUrl, Flow, Verified, collection_options};
+use ledger::mongodb::capture::{CollectionOptions, Documents};
 use ledger::pipeline::{Backoff, Stop};
 use ledger::postgres::capture::CaptureOptions;
 use ledger::{PipelineId, Result, TableRoutes};
@@ -28,6 +29,8 @@ pub(crate) struct Ends {
     pub(crate) to: String,
     pub(crate) pipeline: PipelineId,
     pub(crate) options: CaptureOptions,
+    /// The form of documents, where the source has collections.
+    pub(crate) documents: Option<Documents>,
     pub(crate) routes: TableRoutes,
     pub(crate) on_failure: OnFailure,
 }
@@ -63,6 +66,7 @@ impl Ends {
             // A slot's name is the whole cluster's.
             pipeline: PipelineId::new(format!("c_{id}")).unwrap(),
             options: CaptureOptions::new(tables.parse().unwrap()),
+            documents: None,
             routes: TableRoutes::default(),
             on_failure: OnFailure::Stop,
         };
@@ -123,6 +127,13 @@ impl Ends {
         let from: DatabaseUrl = self.from.parse().unwrap();
         let to: DatabaseUrl = self.to.parse().unwrap();
         let (options, routes) = (self.options.clone(), self.routes.clone());
+        if let Some(documents) = self.documents {
+            let options = CollectionOptions {
+                documents,
+                ..collection_options(options)?
+            };
+            return Box::pin(Flow::collections(&from, &to, options, routes)).await;
+        }
         Box::pin(Flow::tables(&from, &to, options, routes)).await
     }
 
@@ -192,6 +203,7 @@ impl Ends {
             to: to.to_owned(),
             pipeline: self.pipeline.clone(),
             options: self.options.clone(),
+            documents: self.documents,
             routes: self.routes.clone(),
             on_failure: self.on_failure,
         }

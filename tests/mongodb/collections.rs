@@ -11,14 +11,14 @@ use crate::capture::ends::{Ends, Engine};
 use crate::replication::run::until;
 
 /// A MongoDB database, and a bridge from it; `postgres` is where the source of [`Ends`] was.
-struct Captured {
-    ends: Ends,
-    source: MongoDatabase,
-    postgres: String,
+pub(crate) struct Captured {
+    pub(crate) ends: Ends,
+    pub(crate) source: MongoDatabase,
+    pub(crate) postgres: String,
 }
 
 impl Captured {
-    async fn open(engine: Engine, server: &str, collections: &str) -> Self {
+    pub(crate) async fn open(engine: Engine, server: &str, collections: &str) -> Self {
         let mut ends = Ends::open(engine, collections, "").await;
         let (server, _) = server.rsplit_once('/').unwrap();
         let database = format!("c{}", Uuid::new_v4().simple());
@@ -33,15 +33,15 @@ impl Captured {
         }
     }
 
-    async fn shared(engine: Engine, collections: &str) -> Self {
+    pub(crate) async fn shared(engine: Engine, collections: &str) -> Self {
         Self::open(engine, &ledger_harness::shared::mongodb_url(), collections).await
     }
 
-    fn collection(&self, name: &str) -> Collection<Document> {
+    pub(crate) fn collection(&self, name: &str) -> Collection<Document> {
         self.source.database().collection(name)
     }
 
-    async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.source.database().drop().await.unwrap();
         self.source.close().await;
         self.ends.from = self.postgres;

@@ -13,6 +13,8 @@
 
 mod collections;
 mod conformance;
+mod documents;
+mod flights;
 mod store;
 
 /// The ends of a bridge of tables, as the tests of PostgreSQL's tables have them.

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use ledger::bridge::OnFailure;
+use ledger::mongodb::capture::Documents;
 use ledger::postgres::capture::{TableSelection, WalExceeded};
 use ledger::{MutationKind, PipelineId, StoreName};
 
@@ -87,10 +88,21 @@ pub(crate) struct Ends {
     pub(crate) name: Option<PipelineId>,
 }
 
+/// What concerns collections only.
+#[derive(Debug, Args)]
+pub(crate) struct Form {
+    /// How the documents of collections are carried: doc (as a whole, in the column doc), columns (a
+    /// typed column for each field beside it)
+    #[arg(long, value_name = "FORM", requires = "tables", value_parser = documents)]
+    pub(crate) documents: Option<Documents>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) ends: Ends,
+    #[command(flatten)]
+    pub(crate) form: Form,
     /// End once everything that stood in the log at the start is delivered
     #[arg(long)]
     pub(crate) once: bool,
@@ -195,10 +207,12 @@ pub(crate) struct Remove {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// A bridge of the daemon; without one, the ends are named
-    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name", "skip"])]
+    #[arg(value_name = "BRIDGE", value_parser = bridge, conflicts_with_all = ["store", "tables", "name", "skip", "documents"])]
     pub(crate) bridge: Option<String>,
     #[command(flatten)]
     pub(crate) ends: Ends,
+    #[command(flatten)]
+    pub(crate) form: Form,
     /// The kinds of mutation that the bridge does not carry
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
     pub(crate) skip: Vec<MutationKind>,
@@ -250,6 +264,11 @@ fn bridge(text: &str) -> Result<String, String> {
 }
 
 fn tables(text: &str) -> Result<TableSelection, String> {
+    text.parse()
+        .map_err(|error: ledger::Error| error.context().to_owned())
+}
+
+fn documents(text: &str) -> Result<Documents, String> {
     text.parse()
         .map_err(|error: ledger::Error| error.context().to_owned())
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let ends = &options.ends;
     let form = printer.form(global.output);
     if ends.tables.is_some() {
-        let opened = Box::pin(urls::open(ends, Replica::Existing, None)).await?;
+        let opened = Box::pin(urls::open(ends, Replica::Existing, None, None)).await?;
         let Opened { flow, pipeline } = opened;
         check_known(flow.consumers()?, &pipeline).await?;
         return print_all(flow.dead_letters()?, &pipeline, form, printer).await;

@@ -27,7 +27,7 @@ pub(crate) async fn run(
     }
     let ends = &options.ends;
     if ends.tables.is_some() {
-        let opened = Box::pin(urls::open(ends, Replica::Existing, None)).await?;
+        let opened = Box::pin(urls::open(ends, Replica::Existing, None, None)).await?;
         let Opened { flow, pipeline } = opened;
         check_known(flow.consumers()?, &pipeline).await?;
         flow.remove(&pipeline).await?;

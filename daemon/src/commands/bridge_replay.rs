@@ -18,7 +18,7 @@ pub(crate) async fn run(
     if let Some(bridge) = &options.bridge {
         return bridge_ask::replay(bridge, global, printer).await;
     }
-    let opened = Box::pin(urls::open(&options.ends, Replica::Existing, None)).await?;
+    let opened = Box::pin(urls::open(&options.ends, Replica::Existing, None, None)).await?;
     let Opened { flow, pipeline } = opened;
     let bridge = flow.bridge(BridgeOptions::new(pipeline.clone()))?;
     let (delivered, left) = bridge.replay_dead_letters().await?;

@@ -34,7 +34,7 @@ pub(crate) async fn run(options: &Run, global: &Global, printer: &Printer) -> an
     }
     let relay = if options.relay { Relay::On } else { Relay::Off };
     let opened = tokio::select! {
-        opened = urls::open(&options.ends, Replica::Create(relay), capture) => opened?,
+        opened = urls::open(&options.ends, Replica::Create(relay), capture, options.form.documents) => opened?,
         () = stop.stopped() => return Ok(Exit::Done),
     };
     let Opened { flow, pipeline } = opened;

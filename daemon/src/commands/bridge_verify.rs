@@ -23,7 +23,14 @@ pub(crate) async fn run(
     if let Some(bridge) = &options.bridge {
         return bridge_ask::verify(bridge, options.repair, global, printer).await;
     }
-    let opened = Box::pin(urls::open(&options.ends, Replica::Existing, None)).await?;
+    let documents = options.form.documents;
+    let opened = Box::pin(urls::open(
+        &options.ends,
+        Replica::Existing,
+        None,
+        documents,
+    ))
+    .await?;
     let Opened { flow, pipeline } = opened;
     let how = VerifyOptions {
         skip: kinds(&options.skip),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ledger::StoreName;
-use ledger::connect::{DatabaseUrl, Flow};
+use ledger::connect::DatabaseUrl;
 use ledger_server::v1::{HealthRequest, ListBridgesRequest};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -18,6 +18,7 @@ use crate::config::{BridgeConfig, Carried, Config, Db};
 use crate::exit::Exit;
 use crate::printer::Printer;
 use crate::serve::pid;
+use crate::tables;
 
 /// With less than this free, a database may not be able to write before long.
 const LITTLE_SPACE: u64 = 1 << 30;
@@ -391,10 +392,11 @@ async fn check_bridge(bridge: &BridgeConfig) -> ledger::Result<()> {
         Carried::Tables {
             from,
             options,
+            documents,
             routes,
         } => {
             let (options, routes) = (options.as_ref().clone(), routes.clone());
-            let flow = Flow::tables(from, &bridge.to, options, routes);
+            let flow = tables::flow(from, &bridge.to, options, *documents, routes);
             flow.await.map(drop)
         }
     }

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use ledger::bridge::OnFailure;
 use ledger::connect::DatabaseUrl;
+use ledger::mongodb::capture::Documents;
 use ledger::postgres::capture::{CaptureOptions, TableSelection, WalBudget, WalExceeded};
 use ledger::{ClusterOptions, PipelineId, TableRoutes};
 
 use super::Secret;
 use super::sections::{BridgeConfig, Carried, store_name, understood};
 use super::tree::{Scalar, Section};
-use crate::tables::{Settings, Take};
+use crate::tables::{self, Settings, Take};
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "name",
     "store",
     "from",
@@ -22,6 +23,7 @@ const KEYS: [&str; 26] = [
     "relay",
     "tables",
     "collections",
+    "documents",
     "slot",
     "publication",
     "copy",
@@ -42,7 +44,8 @@ const KEYS: [&str; 26] = [
 ];
 
 /// The keys that only a bridge of tables has.
-const OF_TABLES: [&str; 17] = [
+const OF_TABLES: [&str; 18] = [
+    "documents",
     "slot",
     "publication",
     "copy",
@@ -179,28 +182,14 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
         );
     }
     let selection = understood(section, &tables, tables.text.parse::<TableSelection>())?;
+    let documents = form(section, &from);
     let text = |key: &str| section.text(key).map(|scalar| scalar.text);
     let whole = |key: &str| {
         section.parsed(key, "must be a whole number above 0", |text| {
             text.parse::<u32>().ok().filter(|number| *number > 0)
         })
     };
-    let mut settings = Settings::default();
-    let lists: [(_, Take); 6] = [
-        ("columns", Settings::column),
-        ("rename", Settings::rename),
-        ("rows", Settings::rows),
-        ("column_renames", Settings::column_rename),
-        ("order_by", Settings::order_by),
-        ("settings", Settings::setting),
-    ];
-    for (key, take) in lists {
-        for scalar in section.scalars(key) {
-            if let Err(rule) = take(&mut settings, &scalar.text) {
-                section.refuse(&scalar, rule);
-            }
-        }
-    }
+    let mut settings = settings(section);
     if section.has("on_wal_budget") && !section.has("wal_budget_mb") {
         section.refuse_key("on_wal_budget", "must be given with wal_budget_mb");
     }
@@ -241,6 +230,51 @@ fn carried(section: &Section<'_>, from: From) -> Option<Carried> {
     Some(Carried::Tables {
         from,
         options: Box::new(options),
+        documents,
         routes,
     })
+}
+
+/// What is set for single tables.
+fn settings(section: &Section<'_>) -> Settings {
+    let mut settings = Settings::default();
+    let lists: [(_, Take); 6] = [
+        ("columns", Settings::column),
+        ("rename", Settings::rename),
+        ("rows", Settings::rows),
+        ("column_renames", Settings::column_rename),
+        ("order_by", Settings::order_by),
+        ("settings", Settings::setting),
+    ];
+    for (key, take) in lists {
+        for scalar in section.scalars(key) {
+            if let Err(rule) = take(&mut settings, &scalar.text) {
+                section.refuse(&scalar, rule);
+            }
+        }
+    }
+    settings
+}
+
+/// The form of documents, where it is set and may be.
+fn form(section: &Section<'_>, from: &From) -> Option<Documents> {
+    let scalar = section.text("documents")?;
+    if !section.has("collections") {
+        section.refuse_key("documents", "must be given beside collections");
+        return None;
+    }
+    if let From::Url(from) = from
+        && !tables::has_collections(from)
+    {
+        let scheme = from.scheme();
+        let rule = format!("is for the collections of mongodb://, and from is {scheme}://");
+        section.refuse_key("documents", rule);
+    }
+    let documents = understood(section, &scalar, scalar.text.parse::<Documents>())?;
+    if documents == Documents::Columns && section.has("copy") && !section.switch("copy") {
+        let rule = "must be true where documents is columns: collections are copied anew where a \
+                    column gets another type";
+        section.refuse_key("copy", rule);
+    }
+    Some(documents)
 }

@@ -352,6 +352,7 @@ hooks:
   - {name: audit, store: orders, stream: "", url: "https://h/x", secret: "hunter2", max_retries: 5, interval: "5s", ca: "", insecure_skip_verify: true}
 bridges:
   - {name: b, store: orders, to: "clickhouse://u:hunter2@h:8123/db", skip: [set_tags, trim], on_failure: park}
+  - {name: c, collections: "events,!odd", documents: columns, from: "mongodb://u:hunter2@h/d", to: "clickhouse://h:8123/db"}
 "#;
         let config = parse(text).unwrap();
         assert_eq!(config.listen, "0.0.0.0:1");
@@ -464,15 +465,47 @@ bridges:
             ("listen: {a: b}", &["listen", "one value"]),
             ("db: x", &["db", "pairs"]),
         ] {
-            let said = parse(text).err().unwrap_or_default();
-            for word in words {
-                assert!(
-                    said.contains(word),
-                    "{text:?}: {word:?} is not part of {said:?}"
-                );
-            }
-            assert!(!said.contains("hunter2"), "{said}");
+            refuses(text, words);
         }
+    }
+
+    #[test]
+    fn the_form_of_documents_is_for_collections() {
+        for (text, words) in [
+            (
+                "bridges: [{name: a, collections: o, from: 'mongodb://h/d', to: 'sqlite:x', documents: rows}]",
+                &["bridges[0].documents", "must be doc or columns", "rows"][..],
+            ),
+            (
+                "bridges: [{name: a, tables: o, from: 'postgres://h/d', to: 'sqlite:x', documents: doc}]",
+                &["bridges[0].documents", "beside collections"],
+            ),
+            (
+                "bridges: [{name: a, collections: o, from: 'postgres://h/d', to: 'sqlite:x', documents: doc}]",
+                &["bridges[0].documents", "mongodb://", "postgres://"],
+            ),
+            (
+                "bridges: [{name: a, store: o, to: 'sqlite:x', documents: doc}]",
+                &["bridges[0].documents", "tables"],
+            ),
+            (
+                "bridges: [{name: a, collections: o, from: 'mongodb://h/d', to: 'sqlite:x', documents: columns, copy: false}]",
+                &["bridges[0].copy", "documents is columns"],
+            ),
+        ] {
+            refuses(text, words);
+        }
+    }
+
+    fn refuses(text: &str, words: &[&str]) {
+        let said = parse(text).err().unwrap_or_default();
+        for word in words {
+            assert!(
+                said.contains(word),
+                "{text:?}: {word:?} is not part of {said:?}"
+            );
+        }
+        assert!(!said.contains("hunter2"), "{said}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ledger::bridge::OnFailure;
 use ledger::connect::DatabaseUrl;
+use ledger::mongodb::capture::Documents;
 use ledger::postgres::capture::CaptureOptions;
 use ledger::{MutationKind, PipelineId, StoreName, TableRoutes};
 
@@ -62,6 +63,8 @@ pub(crate) enum Carried {
     Tables {
         from: DatabaseUrl,
         options: Box<CaptureOptions>,
+        /// The form of documents, where it is set.
+        documents: Option<Documents>,
         routes: TableRoutes,
     },
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ledger::connect::DatabaseUrl;
 
 use super::{BridgeConfig, Carried, Config, Db, HookConfig, Tls, duration};
+use crate::tables;
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
@@ -99,10 +100,19 @@ fn shown(bridge: &BridgeConfig) -> String {
             format!("store: {store}{from}")
         }
         Carried::Tables {
-            from: url, options, ..
+            from: url,
+            options,
+            documents,
+            ..
         } => {
-            let tables = quoted(&options.tables.to_string());
-            format!("tables: {tables}{}", from(url))
+            let selected = quoted(&options.tables.to_string());
+            let key = if tables::has_collections(url) {
+                "collections"
+            } else {
+                "tables"
+            };
+            let form = documents.map_or_else(String::new, |form| format!(", documents: {form}"));
+            format!("{key}: {selected}{form}{}", from(url))
         }
     };
     format!(

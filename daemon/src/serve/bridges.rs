@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::stores::Served;
 use crate::config::{BridgeConfig, Carried, HOOK_PREFIX};
-use crate::tables::table_name;
+use crate::tables::{self, table_name};
 
 /// How long the ends of a bridge are not tried again after they could not be opened; doubled each
 /// time, up to the second.
@@ -414,10 +414,11 @@ impl One {
             Carried::Tables {
                 from,
                 options,
+                documents,
                 routes,
             } => {
                 let (options, routes) = (options.as_ref().clone(), routes.clone());
-                Flow::tables(from, &config.to, options, routes).await?
+                tables::flow(from, &config.to, options, *documents, routes).await?
             }
         };
         let options = BridgeOptions {

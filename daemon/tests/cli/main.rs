@@ -6,6 +6,7 @@
 mod bridges;
 mod chains;
 mod clickhouse;
+mod collections;
 mod daemon;
 mod hooks;
 mod imports;

@@ -344,8 +344,8 @@ mod tests {
                 true,
             ),
             (
-                "Distributed('main', '', 's_entries_shard', stream_key)",
-                true,
+                "Distributed('main', 'other', 's_entries_shard', stream_key)",
+                false,
             ),
             ("Distributed('main', 'db', 's_entries_shard')", false),
             (

@@ -79,6 +79,7 @@ impl Note {
     pub fn state(&self) -> Option<TableState> {
         Some(TableState {
             table: std::sync::Arc::new(self.table.clone()),
+            version: self.version,
             copy: self.copy.clone()?,
         })
     }
@@ -91,6 +92,12 @@ impl Note {
         }
         let known = |column: &Column| self.columns.iter().any(|c| c.source == column.name);
         version >= self.version || !table.columns.iter().all(known)
+    }
+
+    /// Whether a copy has begun and nothing of it has come yet: every row is written anew, so that
+    /// what an alteration makes of the values that are there does not last.
+    pub fn is_written_anew(&self) -> bool {
+        matches!(self.copy, Some(CopyState::Begun { .. }))
     }
 
     /// The names of the destination's columns, each once.

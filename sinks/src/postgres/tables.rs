@@ -269,17 +269,17 @@ impl Engine for Transaction<'_> {
         format!("CAST(${number}::text AS {type_name})")
     }
 
-    fn widen(&self, table: &str, column: &Carried, type_name: &str) -> Option<String> {
+    fn widen(&self, table: &str, _: &ColumnType, column: &Carried, type_name: &str) -> Vec<String> {
         let name = sql::quoted(&column.name);
-        Some(format!(
+        vec![format!(
             "ALTER TABLE {table} ALTER COLUMN {name} TYPE {type_name} USING {name}::{type_name}"
-        ))
+        )]
     }
 
     fn widens(&self, from: &ColumnType, to: &ColumnType) -> bool {
         match (from, to) {
-            (ColumnType::Int16, ColumnType::Int32 | ColumnType::Int64)
-            | (ColumnType::Int32, ColumnType::Int64)
+            (ColumnType::Int16, ColumnType::Int32 | ColumnType::Int64 | ColumnType::Float64)
+            | (ColumnType::Int32, ColumnType::Int64 | ColumnType::Float64)
             | (ColumnType::Float32, ColumnType::Float64)
             | (ColumnType::Decimal { .. }, ColumnType::Number)
             | (_, ColumnType::Text) => true,
@@ -356,6 +356,14 @@ impl TableSink for PostgresTables {
 
     async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
         Self::forget(self, pipeline, table).await
+    }
+
+    fn column_name(&self, name: &str) -> Option<String> {
+        // Longer names are cut by the server, and these are columns that every table has.
+        const LONGEST: usize = 63;
+        const OWN: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+        let fits = (1..=LONGEST).contains(&name.len()) && !OWN.contains(&name);
+        fits.then(|| name.to_owned())
     }
 
     fn content(&self) -> &dyn TableReplica {

@@ -74,10 +74,17 @@ pub(crate) trait Engine: Send {
     /// A place for the `number`th parameter, from 1, of this type.
     fn place(&self, number: usize, type_name: &str) -> String;
 
-    /// The statement that gives a column another type; none where nothing has to be done.
-    fn widen(&self, table: &str, column: &Carried, type_name: &str) -> Option<String>;
+    /// The statements that give a column another type. `before` is what its values were.
+    fn widen(
+        &self,
+        table: &str,
+        before: &ColumnType,
+        column: &Carried,
+        type_name: &str,
+    ) -> Vec<String>;
 
-    /// Whether a column of the one type takes the other with all its values.
+    /// Whether a column of the one type takes the other with all its values, each as the source's
+    /// own conversion has it.
     fn widens(&self, from: &ColumnType, to: &ColumnType) -> bool;
 
     /// The condition that two values are the same, NULL included.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ledger_core::{Column, Error, ErrorKind, PipelineId, Result, RowChange, TableName};
+use ledger_core::{Column, ColumnType, Error, ErrorKind, PipelineId, Result, RowChange, TableName};
 use ledger_layout::tables::{Alteration, ClusterOptions, Note, TableOptions, TableRoutes, resync};
 
 use super::statements::Destination;
@@ -134,32 +134,42 @@ pub(super) async fn admit<E: Engine>(
     if !noted.note.is_newer(table, change.version) {
         return Ok(false);
     }
+    let written_anew = noted.note.is_written_anew();
     let widens = |from: &Column, to: &Column| {
         let column = options.column(&to.name);
-        column.text || column.protect.is_some() || engine.widens(&from.kind, &to.kind)
+        let anew = written_anew && to.kind == ColumnType::Text;
+        column.text || column.protect.is_some() || anew || engine.widens(&from.kind, &to.kind)
     };
     let mut next = noted.note.evolve(table, change.version, options, widens)?;
     let pending = std::mem::take(&mut next.pending);
     let destination = Destination::new(engine, &noted.target, &next, options);
     let name = quoted(&noted.target);
     for alteration in pending {
-        let sql = match &alteration {
-            Alteration::Add(carried) => Some(format!(
+        let statements = match &alteration {
+            Alteration::Add(carried) => vec![format!(
                 "ALTER TABLE {name} ADD COLUMN {} {}",
                 quoted(&carried.name),
                 destination.type_of(&carried.name).unwrap_or("text")
-            )),
-            Alteration::Rename { from, to } => Some(format!(
+            )],
+            Alteration::Rename { from, to } => vec![format!(
                 "ALTER TABLE {name} RENAME COLUMN {} TO {}",
                 quoted(from),
                 quoted(to)
-            )),
+            )],
             Alteration::Widen(carried) => {
                 let type_name = destination.type_of(&carried.name).unwrap_or("text");
-                engine.widen(&name, carried, type_name)
+                let mut columns = noted.note.columns.iter();
+                let before = columns.find(|c| c.source == carried.source && c.until.is_none());
+                let before = before.unwrap_or(carried);
+                let column = options.column(&carried.source);
+                let text = column.text || column.protect.is_some();
+                if engine.type_of(&before.kind, &before.declared, text) == type_name {
+                    continue;
+                }
+                engine.widen(&name, &before.kind, carried, type_name)
             }
         };
-        if let Some(sql) = sql {
+        for sql in statements {
             engine.run(&sql, Vec::new()).await?;
         }
     }

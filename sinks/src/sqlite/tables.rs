@@ -204,14 +204,44 @@ impl Engine for Transaction<'_> {
         format!("?{number}")
     }
 
-    fn widen(&self, _: &str, _: &Carried, _: &str) -> Option<String> {
-        // A column's type is only the preference of its values.
-        None
+    fn widen(
+        &self,
+        table: &str,
+        before: &ColumnType,
+        column: &Carried,
+        type_name: &str,
+    ) -> Vec<String> {
+        // A column's type cannot be altered.
+        let name = sql::quoted(&column.name);
+        let old = sql::quoted(&format!("{}..", column.name));
+        let value = match before {
+            ColumnType::Bool => format!("CASE {old} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"),
+            _ => format!("CAST({old} AS {type_name})"),
+        };
+        vec![
+            format!("ALTER TABLE {table} RENAME COLUMN {name} TO {old}"),
+            format!("ALTER TABLE {table} ADD COLUMN {name} {type_name}"),
+            format!("UPDATE {table} SET {name} = {value} WHERE {old} IS NOT NULL"),
+            format!("ALTER TABLE {table} DROP COLUMN {old}"),
+        ]
     }
 
     fn widens(&self, from: &ColumnType, to: &ColumnType) -> bool {
         let same = affinity(from) == affinity(to);
-        same && match (from, to) {
+        let whole = |kind: &ColumnType| {
+            matches!(
+                kind,
+                ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 | ColumnType::UInt32
+            )
+        };
+        if !same {
+            return match to {
+                ColumnType::Float64 => whole(from) && *from != ColumnType::Int64,
+                ColumnType::Text => whole(from) || *from == ColumnType::Bool,
+                _ => false,
+            };
+        }
+        match (from, to) {
             (ColumnType::Int16, ColumnType::Int32 | ColumnType::Int64)
             | (ColumnType::Int32, ColumnType::Int64)
             | (ColumnType::Float32, ColumnType::Float64)
@@ -285,6 +315,11 @@ impl TableSink for SqliteTables {
 
     async fn forget(&self, pipeline: &PipelineId, table: &TableName) -> Result<()> {
         Self::forget(self, pipeline, table).await
+    }
+
+    fn column_name(&self, name: &str) -> Option<String> {
+        // Upper and lower case are one.
+        (!name.is_empty()).then(|| name.to_ascii_lowercase())
     }
 
     fn content(&self) -> &dyn TableReplica {

@@ -132,12 +132,13 @@ impl Kind {
     pub(super) fn widens_to(&self, wider: &Self) -> bool {
         match (self, wider) {
             (one, other) if one == other => true,
-            (Self::Int16, Self::Int32 | Self::Int64)
-            | (Self::Int32, Self::Int64)
+            (Self::Int16, Self::Int32 | Self::Int64 | Self::Float64)
+            | (Self::Int32, Self::Int64 | Self::Float64)
             | (Self::Float32, Self::Float64)
-            | (Self::Int16 | Self::Int32 | Self::Int64 | Self::UInt32 | Self::Uuid, Self::Text) => {
-                true
-            }
+            | (
+                Self::Bool | Self::Int16 | Self::Int32 | Self::Int64 | Self::UInt32 | Self::Uuid,
+                Self::Text,
+            ) => true,
             (
                 Self::Decimal { precision, scale },
                 Self::Decimal {
@@ -147,6 +148,12 @@ impl Kind {
             ) => scale <= longer && precision - scale <= wider - longer,
             _ => false,
         }
+    }
+
+    /// Whether `ALTER TABLE` brings a column of this kind into one of `wider` in any way, which is
+    /// enough where every row is written anew.
+    pub(super) fn converts_to(&self, wider: &Self) -> bool {
+        self.widens_to(wider) || (!self.is_composed() && *wider == Self::Text)
     }
 
     /// Appends the bytes of the value that `text` stands for, in the format `RowBinary`.

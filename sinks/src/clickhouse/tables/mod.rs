@@ -183,6 +183,13 @@ impl TableSink for ClickHouseTables {
         Self::forget(self, pipeline, table).await
     }
 
+    fn column_name(&self, name: &str) -> Option<String> {
+        // What the server calls the parts of a column that may be NULL.
+        const PARTS: [&str; 2] = [".null", ".size"];
+        let taken = destination::OWN.contains(&name) || PARTS.iter().any(|end| name.ends_with(end));
+        (!taken && !name.is_empty()).then(|| name.to_owned())
+    }
+
     fn content(&self) -> &dyn TableReplica {
         self
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clickhouse::Row;
 use ledger_core::{Column, Error, ErrorKind, PipelineId, Result, RowChange, TableName};
 use ledger_layout::clickhouse::Noted;
-use ledger_layout::tables::{Note, resync};
+use ledger_layout::tables::{Alteration, Note, resync};
 use serde::Deserialize;
 
 use super::destination::Destination;
@@ -89,7 +89,11 @@ impl ClickHouseTables {
         let before = entry.note()?;
         let widens = |from: &Column, to: &Column| {
             let kind = |c: &Column| Kind::of(&c.kind, &c.declared, &options.column(&c.name));
-            kind(from).widens_to(&kind(to))
+            if before.is_written_anew() {
+                kind(from).converts_to(&kind(to))
+            } else {
+                kind(from).widens_to(&kind(to))
+            }
         };
         let next = before.evolve(&change.table, change.version, options, widens)?;
         if next == *before {
@@ -183,11 +187,14 @@ impl ClickHouseTables {
             ));
         }
         check_view(destination, &found)?;
-        for alteration in &note.pending {
+        let mut pending = note.pending.as_slice();
+        while !pending.is_empty() {
+            let (together, later) = pending.split_at(together(pending));
+            pending = later;
             let there: Vec<String> = found.columns.iter().map(|c| c.name.clone()).collect();
-            if let Some(sql) = destination.alter(alteration, &there) {
+            if let Some(sql) = destination.alter(together, &there) {
                 self.connection.execute(OPEN, &sql).await?;
-                tracing::info!(table = %note.table.name, ?alteration, "altered a table");
+                tracing::info!(table = %note.table.name, ?together, "altered a table");
                 found = self.find(destination).await?;
             }
         }
@@ -263,6 +270,14 @@ impl ClickHouseTables {
             .note("drop a table", pipeline, fence, &[&noted])
             .await
     }
+}
+
+/// How many alterations, from the first one on, are one statement: a new name stands alone, since
+/// what comes after it may be about that name.
+fn together(pending: &[Alteration]) -> usize {
+    let named = |alteration: &Alteration| matches!(alteration, Alteration::Rename { .. });
+    let until = pending.iter().position(named).unwrap_or(pending.len());
+    until.max(1)
 }
 
 fn check_options(name: &TableName, asked: Option<&String>, target: &str) -> Result<()> {

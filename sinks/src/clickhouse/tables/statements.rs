@@ -86,18 +86,31 @@ impl Destination {
         )
     }
 
-    /// The statement of an alteration, given the names of the columns that are there; none where
-    /// it was done before.
-    pub(super) fn alter(&self, alteration: &Alteration, there: &[String]) -> Option<String> {
+    /// The statement of alterations, given the names of the columns that are there; none where they
+    /// were done before.
+    pub(super) fn alter(&self, alterations: &[Alteration], there: &[String]) -> Option<String> {
+        let parts = alterations.iter().flat_map(|one| self.parts(one, there));
+        let parts: Vec<String> = parts.collect();
+        if parts.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "ALTER TABLE {}{} {} SETTINGS alter_sync = 2, mutations_sync = 2",
+            identifier(&self.target),
+            self.on_cluster(),
+            parts.join(", ")
+        ))
+    }
+
+    fn parts(&self, alteration: &Alteration, there: &[String]) -> Vec<String> {
         let is_there = |name: &str| there.iter().any(|column| column == name);
         let slot = |name: &str| self.slots.iter().find(|slot| slot.name == name);
-        let parts: Vec<String> = match alteration {
-            Alteration::Add(carried) => slot(&carried.name)?
-                .declared()
+        let declared = |name: &str| slot(name).into_iter().flat_map(Slot::declared);
+        match alteration {
+            Alteration::Add(carried) => declared(&carried.name)
                 .map(|column| format!("ADD COLUMN IF NOT EXISTS {column}"))
                 .collect(),
-            Alteration::Widen(carried) => slot(&carried.name)?
-                .declared()
+            Alteration::Widen(carried) => declared(&carried.name)
                 .map(|column| format!("MODIFY COLUMN {column}"))
                 .collect(),
             Alteration::Rename { from, to } => {
@@ -114,16 +127,7 @@ impl Destination {
                     })
                     .collect()
             }
-        };
-        if parts.is_empty() {
-            return None;
         }
-        Some(format!(
-            "ALTER TABLE {}{} {} SETTINGS alter_sync = 2, mutations_sync = 2",
-            identifier(&self.target),
-            self.on_cluster(),
-            parts.join(", ")
-        ))
     }
 
     /// The statement that makes the view, and the comment by which it is known.
@@ -152,7 +156,10 @@ impl Destination {
         } else {
             format!("SELECT {columns} FROM {table} FINAL WHERE `_deleted` = 0 AND {shown}")
         };
-        let comment = format!("{} {:016x}", self.comment, xxh3_64(select.as_bytes()));
+        // A view keeps the types that its columns had when it was made.
+        let kinds: Vec<String> = self.columns().into_iter().map(|(_, kind)| kind).collect();
+        let digest = xxh3_64(format!("{select} {}", kinds.join(", ")).as_bytes());
+        let comment = format!("{} {digest:016x}", self.comment);
         let create = format!(
             "CREATE OR REPLACE VIEW {}{} AS {select} COMMENT {}",
             identifier(&self.view()),
@@ -243,7 +250,7 @@ mod tests {
         let (view, _) = this.create_view();
         assert!(view.starts_with("CREATE OR REPLACE VIEW `t_current` ON CLUSTER `main` AS "));
         let added = note().columns.remove(1);
-        let sql = this.alter(&Alteration::Add(added), &[]).unwrap();
+        let sql = this.alter(&[Alteration::Add(added)], &[]).unwrap();
         assert!(sql.starts_with("ALTER TABLE `t` ON CLUSTER `main` ADD COLUMN IF NOT EXISTS "));
         for sql in this.drop_statements() {
             assert!(sql.contains("ON CLUSTER `main`"), "{sql}");

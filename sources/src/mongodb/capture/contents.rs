@@ -10,7 +10,8 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::options::FindOptions;
 
 use super::MongoCapture;
-use super::values::{id_of, row};
+use super::shapes::Columns;
+use super::values::id_of;
 
 const OPERATION: &str = "read collection";
 /// How many documents are handed on together.
@@ -71,11 +72,13 @@ impl TableContents for MongoCapture {
         let after = after.map(id).transpose()?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX - 1);
         let (documents, _) = page(self.database(), &table.name.table, after, limit).await?;
-        documents.iter().map(|document| row(document)).collect()
+        let columns = Columns::of(table);
+        documents.iter().map(|one| columns.row(one)).collect()
     }
 
     async fn rows_at(&self, table: &Table, keys: &[Row]) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
+        let columns = Columns::of(table);
         for keys in keys.chunks(1_000) {
             let ids = keys.iter().map(id).collect::<Result<Vec<_>>>()?;
             let filter: Document = doc! {"_id": {"$in": ids}};
@@ -84,7 +87,7 @@ impl TableContents for MongoCapture {
             let mut found =
                 Rows::find(self.database(), None, OPERATION, name, filter, options).await?;
             while let Some(document) = found.next(OPERATION).await? {
-                rows.push(row(&document)?);
+                rows.push(columns.row(&document)?);
             }
         }
         Ok(rows)
@@ -100,7 +103,8 @@ impl TableContents for MongoCapture {
                 }
                 let name = &table.name.table;
                 let (documents, last) = page(&database, name, after, DOCUMENTS).await?;
-                let rows = documents.iter().map(|document| row(document));
+                let columns = Columns::of(&table);
+                let rows = documents.iter().map(|one| columns.row(one));
                 let rows = rows.collect::<Result<Vec<Row>>>()?;
                 let over = last.is_none();
                 Ok(Some((rows, (database, table, last, over))))

@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use ledger_core::pipeline::Step;
 use ledger_core::{
     Consumers, CopyState, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result,
-    RowChange, Source, SourceId, StoreName, Table, TableName, TableSink,
+    RowChange, Source, SourceId, StoreName, Table, TableName, TableSink, TableState,
 };
 use ledger_layout::mongodb::{Collections, Deployment, MongoConfig, MongoDatabase, failed, text};
 use mongodb::bson::{Bson, RawDocumentBuf, doc};
@@ -20,11 +20,13 @@ use mongodb::options::ReturnDocument;
 use mongodb::results::CollectionType;
 use uuid::Uuid;
 
+use super::copying::Pending;
 use super::feed::Feed;
-use super::follow::{Following, OPERATION, Pending};
-use super::options::CollectionOptions;
+use super::follow::{Following, OPERATION};
+use super::options::{CollectionOptions, Documents};
 use super::position::{Position, number};
-use super::values::{SCHEMA, table};
+use super::shapes::Shapes;
+use super::values::SCHEMA;
 use crate::mongodb::consumers::MongoConsumers;
 use crate::mongodb::dead_letters::MongoDeadLetters;
 use crate::select::TableSelection;
@@ -46,6 +48,9 @@ pub struct MongoCapture {
     /// When the stream was last read to its end.
     caught_up: Mutex<Instant>,
 }
+
+/// How many columns a table of documents as a whole has.
+const WHOLE: usize = 2;
 
 /// Which collections are carried.
 #[derive(Debug, Clone)]
@@ -72,6 +77,7 @@ impl MongoCapture {
         options: CollectionOptions,
         sink: Arc<dyn TableSink>,
     ) -> Result<Self> {
+        options.check()?;
         let database = MongoDatabase::open(config).await?;
         if database.deployment() == Deployment::Standalone {
             return Err(Error::new(
@@ -115,11 +121,17 @@ impl MongoCapture {
         &self.database
     }
 
-    /// The collections that are selected at this moment.
-    pub async fn tables(&self) -> Result<Vec<Arc<Table>>> {
+    /// The collections that are selected at this moment, with the columns that the pipeline's tables
+    /// have at the sink.
+    pub async fn tables(&self, pipeline: &PipelineId) -> Result<Vec<Arc<Table>>> {
         let names = self.names(&self.selected().await?).await?;
+        let mut shapes = self.shapes(&self.sink.tables(pipeline).await?);
+        Ok(names.iter().map(|name| shapes.table(name)).collect())
+    }
+
+    fn shapes(&self, states: &[TableState]) -> Shapes {
         let database = &self.database.config().database;
-        Ok(names.iter().map(|name| table(database, name)).collect())
+        Shapes::new(database, self.options.documents, states)
     }
 
     /// Gives back what the pipeline holds at the server: its registration and dead letters.
@@ -158,25 +170,21 @@ impl MongoCapture {
         Ok(names)
     }
 
-    /// What is known of the collections, and which are to be copied.
+    /// The collections that the sink has tables of, and those that are to be copied.
     async fn sorted(
         &self,
-        pipeline: &PipelineId,
+        states: &[TableState],
         selected: &Selected,
-        fresh: bool,
     ) -> Result<(BTreeSet<String>, VecDeque<Pending>)> {
-        let noted = if fresh {
-            Vec::new()
-        } else {
-            self.sink.tables(pipeline).await?
-        };
-        let noted: BTreeMap<String, CopyState> = noted
-            .into_iter()
-            .map(|state| (state.table.name.table.clone(), state.copy))
+        let noted: BTreeMap<&str, &TableState> = states
+            .iter()
+            .map(|state| (state.table.name.table.as_str(), state))
             .collect();
         let mut pending = VecDeque::new();
         for name in self.names(selected).await? {
-            match noted.get(&name) {
+            let state = noted.get(name.as_str());
+            let state = state.filter(|state| self.is_of_this_form(state));
+            match state.map(|state| &state.copy) {
                 Some(CopyState::Done { .. }) => {}
                 Some(CopyState::Upto { point, after }) => pending.push_back(Pending {
                     resumed: Some((*point, after.clone())),
@@ -188,10 +196,15 @@ impl MongoCapture {
                 }),
             }
         }
-        let copied = noted
-            .into_iter()
-            .filter(|(_, copy)| matches!(copy, CopyState::Done { .. }));
-        Ok((copied.map(|(name, _)| name).collect(), pending))
+        let known = noted.into_keys().map(str::to_owned);
+        Ok((known.collect(), pending))
+    }
+
+    /// Whether the rows of a table have the columns that they would be given now. Those of documents
+    /// as a whole have none; so has a table whose documents have no fields, which costs little to copy
+    /// again.
+    fn is_of_this_form(&self, state: &TableState) -> bool {
+        self.options.documents == Documents::Doc || state.table.columns.len() > WHOLE
     }
 }
 
@@ -213,6 +226,15 @@ pub(super) async fn head(database: &MongoDatabase) -> Result<u64> {
             "the server tells no time of its last write",
         )),
     }
+}
+
+/// A time as [`head`] tells it, later than any that was told before.
+pub(super) async fn later_head(database: &MongoDatabase) -> Result<u64> {
+    // Nothing else may be written meanwhile.
+    let (of, count) = (doc! {"_id": "identity"}, doc! {"$inc": {"copies": 1_i64}});
+    let moved = database.collection(REGISTERED).update_one(of, count).await;
+    moved.map_err(|error| failed("move the oplog's head", "", error))?;
+    head(database).await
 }
 
 #[async_trait]
@@ -307,10 +329,16 @@ impl Source<RowChange> for MongoCapture {
         }
         let feed = Feed::at(&self.database, position).await?;
         let selected = self.selected().await?;
-        let (known, pending) = self.sorted(pipeline, &selected, fresh).await?;
+        let states = self.sink.tables(pipeline).await?;
+        let shapes = self.shapes(&states);
+        // Without a cursor nothing is known of how far the copies are.
+        let noted = if fresh { &[] } else { states.as_slice() };
+        let (known, pending) = self.sorted(noted, &selected).await?;
         self.copying.store(self.size().await?, Ordering::Relaxed);
         let following = Following::new(
             self.database.clone(),
+            Arc::clone(&self.sink),
+            shapes,
             selected,
             feed,
             position,

@@ -11,8 +11,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The schema that collections count as being in: a database has no schemas.
 pub(super) const SCHEMA: &str = "public";
+/// The column of the key.
+pub(super) const ID: &str = "_id";
+/// The column of the document as a whole.
+pub(super) const DOC: &str = "doc";
 
-/// A collection as a table.
+/// The end of the year 9999, the last millisecond that relaxed extended JSON writes as a date.
+const LAST_WRITTEN: i64 = 253_402_300_799_999;
+
+/// A collection as a table, of documents as a whole.
 pub(super) fn table(database: &str, collection: &str) -> Arc<Table> {
     let column = |name: &str, kind, key: bool, declared: &str| Column {
         name: name.to_owned(),
@@ -26,22 +33,26 @@ pub(super) fn table(database: &str, collection: &str) -> Arc<Table> {
         id: xxh3_64(format!("{database}.{collection}").as_bytes()) >> 1,
         name: TableName::new(SCHEMA, collection),
         columns: vec![
-            column("_id", ColumnType::Text, true, "text"),
-            column("doc", ColumnType::Json, false, "jsonb"),
+            column(ID, ColumnType::Text, true, "text"),
+            column(DOC, ColumnType::Json, false, "jsonb"),
         ],
         full_identity: false,
     })
 }
 
-/// The row of a document.
+/// The row of a document as a whole.
 pub(super) fn row(document: &RawDocument) -> Result<Row> {
     let doc = json(RawBsonRef::Document(document))?;
     Ok(vec![id(document)?, Value::Text(Bytes::from(doc))])
 }
 
-/// The row that tells a document's key only.
-pub(super) fn key_row(key: &RawDocument) -> Result<Row> {
-    Ok(vec![id(key)?, Value::Absent])
+/// The row that tells a document's key only, of a table with so many columns.
+pub(super) fn key_row(key: &RawDocument, columns: usize) -> Result<Row> {
+    let mut row = vec![Value::Absent; columns];
+    if let Some(first) = row.first_mut() {
+        *first = id(key)?;
+    }
+    Ok(row)
 }
 
 fn id(document: &RawDocument) -> Result<Value> {
@@ -50,7 +61,7 @@ fn id(document: &RawDocument) -> Result<Value> {
     Ok(Value::Text(Bytes::from(id_text(id)?)))
 }
 
-fn corrupt(what: impl Into<String>) -> Error {
+pub(super) fn corrupt(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, "read document", what)
 }
 
@@ -123,6 +134,11 @@ fn write(out: &mut Vec<u8>, value: RawBsonRef<'_>) -> Result<()> {
         RawBsonRef::Binary(binary) if binary.subtype != BinarySubtype::BinaryOld => {
             extended(out, Bson::Binary(binary.to_binary()))?;
         }
+        // The driver takes these for the last one that it can write otherwise.
+        RawBsonRef::DateTime(at) if at.timestamp_millis() > LAST_WRITTEN => {
+            let millis = at.timestamp_millis();
+            out.extend(format!("{{\"$date\":{{\"$numberLong\":\"{millis}\"}}}}").bytes());
+        }
         RawBsonRef::Array(array) => {
             out.push(b'[');
             for (index, item) in array.into_iter().enumerate() {
@@ -193,6 +209,21 @@ mod tests {
             doc,
             r#"{"_id":{"$oid":"64b0000000000000000000ff"},"z":9223372036854775807,"a":1.5,"at":{"$date":"2023-11-14T22:13:20.123Z"},"d":{"$numberDecimal":"0.1000"},"n":{"$numberDouble":"NaN"},"b":{"$binary":{"base64":"AQI=","subType":"00"}}}"#
         );
+    }
+
+    #[test]
+    fn a_date_that_no_calendar_has_is_its_milliseconds() {
+        let at = |millis| doc! {"_id": 1, "at": mongodb::bson::DateTime::from_millis(millis)};
+        for (millis, written) in [
+            (253_402_300_799_999, r#""9999-12-31T23:59:59.999Z""#),
+            (253_402_300_800_000, r#"{"$numberLong":"253402300800000"}"#),
+            (i64::MAX, r#"{"$numberLong":"9223372036854775807"}"#),
+            (-1, r#"{"$numberLong":"-1"}"#),
+            (i64::MIN, r#"{"$numberLong":"-9223372036854775808"}"#),
+        ] {
+            let (_, doc) = of(&at(millis));
+            assert_eq!(doc, format!(r#"{{"_id":1,"at":{{"$date":{written}}}}}"#));
+        }
     }
 
     #[test]

@@ -325,6 +325,7 @@ impl Inner {
                 Some(TableState {
                     table,
                     copy: CopyState::Done { point, through },
+                    ..
                 }) => (table, *point, *through),
                 Some(state) => (&state.table, state.copy.point(), u64::MAX),
                 None => (&found.table, 0, u64::MAX),
