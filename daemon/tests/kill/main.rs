@@ -113,6 +113,12 @@ async fn nothing_is_lost_or_doubled_on_the_way_into_mongodb_while_everything_is_
 }
 
 async fn killed(source: Kind, sink: Kind) {
+    let kills = if (source, sink) == (Kind::Postgres, Kind::ClickHouse) {
+        KILLS
+    } else {
+        FEWER_KILLS
+    };
+    let kills = std::env::var("LEDGER_TEST_KILLS").map_or(kills, |kills| kills.parse().unwrap());
     let (mut source_server, mut sink_server) =
         tokio::join!(Server::start(source), Server::start(sink));
     let (from, to) = (source_server.url(), sink_server.url());
@@ -158,12 +164,6 @@ async fn killed(source: Kind, sink: Kind) {
     };
     let mut child = bridge.run(false);
     let mut last = None;
-    let kills = if (source, sink) == (Kind::Postgres, Kind::ClickHouse) {
-        KILLS
-    } else {
-        FEWER_KILLS
-    };
-    let kills = std::env::var("LEDGER_TEST_KILLS").map_or(kills, |kills| kills.parse().unwrap());
     for kill in 0..kills {
         bridge.moved(sink.as_ref(), &mut last).await;
         match kill % 6 {
