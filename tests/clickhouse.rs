@@ -148,6 +148,86 @@ async fn a_killed_server_of_the_oldest_version_loses_nothing_acknowledged() {
     Box::pin(server_killed(ClickHouse::start_old().await)).await;
 }
 
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+/// Single appends of many clients share inserts, so that they make few parts; nothing acknowledged is lost
+/// when the server is killed in the middle. `LEDGER_TEST_CLIENTS` and `LEDGER_TEST_SECONDS` make it larger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_make_few_parts() {
+    let clients = setting("LEDGER_TEST_CLIENTS", 64);
+    let seconds = setting("LEDGER_TEST_SECONDS", 4);
+    let mut server = ClickHouse::start().await;
+    let name = new_name();
+    let store = open(&server.url(), &name).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..clients)
+        .map(|client| {
+            let (store, stop, done) = (Arc::clone(&store), Arc::clone(&stop), Arc::clone(&done));
+            tokio::spawn(async move {
+                let name = stream(&format!("client{client}"));
+                let mut times = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let key = times.len().to_string();
+                    let begun = Instant::now();
+                    let entry = || vec![NewEntry::new("{}").dedup_key(key.clone())];
+                    while let Err(error) = store.append(&name, entry(), ExpectedVersion::Any).await
+                    {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    times.push(begun.elapsed());
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                (name, times)
+            })
+        })
+        .collect();
+    let parts = async |server: &ClickHouse| {
+        let sql = format!(
+            "SELECT max(n) FROM (SELECT count() AS n FROM system.parts WHERE active AND \
+             startsWith(table, '{name}_') GROUP BY table)"
+        );
+        server.query(&sql).await.trim().parse::<u64>().unwrap()
+    };
+    let (begun, mut most) = (Instant::now(), 0);
+    let mut kill_at = Some(Duration::from_secs(seconds) / 2);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        most = most.max(parts(&server).await);
+        if kill_at.is_some_and(|at| begun.elapsed() >= at) {
+            kill_at = None;
+            server.kill().await;
+            server.restart().await;
+        }
+        more(&done, 1).await;
+    }
+    assert_eq!(kill_at, None, "it was killed in the middle");
+    stop.store(true, Ordering::Relaxed);
+    let mut all = Vec::new();
+    for writer in writers {
+        let (name, times) = writer.await.unwrap();
+        let read = store.read(&name, ReadOptions::all()).try_collect();
+        let read: Vec<ledger::Entry> = read.await.unwrap();
+        let keys: Vec<_> = read.into_iter().map(|entry| entry.dedup_key).collect();
+        let expected: Vec<_> = (0..times.len()).map(|n| n.to_string()).collect();
+        assert_eq!(keys, expected, "each once, in order: {name}");
+        all.extend(times);
+    }
+    all.sort_unstable();
+    println!(
+        "{} entries acknowledged to {clients} clients in {:.0?}, p50 {:.0?}, p99 {:.0?}, at most \
+         {most} parts of a table",
+        all.len(),
+        begun.elapsed(),
+        all[all.len() / 2],
+        all[all.len() * 99 / 100],
+    );
+    assert!(most < 300, "{most} parts");
+    store.close().await;
+}
+
 /// A process that ended between its log row and the tables leaves the log ahead; who comes next has
 /// the tables follow before anything is decided or told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

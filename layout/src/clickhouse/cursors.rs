@@ -52,6 +52,9 @@ pub enum Owner {
 
 /// What stands in a binding for a store of its own.
 const OWN: u8 = 2;
+/// What stands in it while the content is removed. Of two rows of one epoch the higher number counts, so
+/// this one beats a promotion at the same moment, which reads back and is told.
+const EMPTYING: u8 = 3;
 
 /// How many low bits of a fence are random.
 const RANDOM_BITS: u32 = 20;
@@ -133,13 +136,33 @@ impl Cursors {
         }
     }
 
-    /// Makes the store its own: what any pipeline delivers from now on is refused.
+    /// Makes the store its own: what any pipeline delivers from now on is refused. `Unavailable`
+    /// while the content is being removed.
     pub async fn own(&self, operation: &'static str) -> Result<()> {
-        let (epoch, bound) = self.binding(operation).await?;
-        if bound == OWN {
-            return Ok(());
+        self.mark(operation, OWN).await
+    }
+
+    /// Says that the content is being removed, until [`release`](Self::release): nothing is delivered
+    /// meanwhile, and nobody makes the store its own. `AlreadyExists` where it is that.
+    pub async fn begin_emptying(&self, operation: &'static str) -> Result<()> {
+        self.mark(operation, EMPTYING).await
+    }
+
+    /// Writes a mark, and reads back whether it counts: another one may have come in between.
+    async fn mark(&self, operation: &'static str, mark: u8) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            match self.binding(operation).await? {
+                (_, found) if found == mark => return Ok(()),
+                (_, OWN) => return Err(self.not_a_replica(operation)),
+                (_, EMPTYING) => {
+                    let what = format!("the content of store {:?} is being removed", self.store);
+                    return Err(Error::new(ErrorKind::Unavailable, operation, what));
+                }
+                (epoch, _) => self.write_binding(operation, (epoch + 1, mark, "")).await?,
+            }
         }
-        self.write_binding(operation, (epoch + 1, OWN, "")).await
+        let what = format!("others claim store {:?} all the time", self.store);
+        Err(Error::new(ErrorKind::Unavailable, operation, what))
     }
 
     fn not_a_replica(&self, operation: &'static str) -> Error {
@@ -262,6 +285,10 @@ impl Cursors {
             let what = format!("store {:?} was made a store of its own", self.store);
             return Err(Error::new(ErrorKind::Fenced, operation, what));
         }
+        if stored.bound == EMPTYING {
+            let what = format!("the content of store {:?} is being removed", self.store);
+            return Err(Error::new(ErrorKind::Fenced, operation, what));
+        }
         match (parse(&stored.source)?, parse(&stored.bound_source)?) {
             (Some(mine), Some(bound)) if stored.bound == 1 && !bound.continues(&mine) => {
                 Err(self.diverged(operation, &bound, &mine))
@@ -328,6 +355,14 @@ impl Cursors {
         let text = source.to_string();
         if stored.bound == OWN {
             return Err(self.not_a_replica(OPERATION));
+        }
+        if stored.bound == EMPTYING {
+            let store = &self.store;
+            let what = format!(
+                "the content of store {store:?} is being removed, or was and that was cut short; \
+                 `ledger bridge run --resync` removes it and starts again"
+            );
+            return Err(Error::new(ErrorKind::SourceDiverged, OPERATION, what));
         }
         if stored.bound == 1
             && let Some(bound) = parse(&stored.bound_source)?

@@ -110,8 +110,8 @@ impl ClickHouseSink {
     /// Forgets the cursor and empties the replica, so that the next run copies everything anew,
     /// from whichever source. An instance that works on the pipeline is fenced.
     pub async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
-        // A replica that was promoted meanwhile is not emptied.
-        self.cursors.reserve().await?;
+        // One that was promoted is not emptied, and one that is being emptied is not promoted.
+        self.cursors.begin_emptying("empty replica").await?;
         self.cursors.reset(pipeline).await?;
         self.tables.clear(&self.connection).await?;
         self.cursors.release(pipeline).await

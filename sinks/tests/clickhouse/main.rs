@@ -41,6 +41,7 @@ on_both_engines! {
     pipeline::claims_at_the_same_moment_get_different_fences,
     pipeline::a_cursor_is_committed_claimed_and_reset,
     pipeline::a_store_belongs_to_one_source_until_a_resync,
+    pipeline::what_is_emptied_is_not_promoted_and_the_other_way_round,
     tables::a_table_of_another_shape_is_refused_and_left_alone,
     content::a_repair_mends_what_hands_have_changed,
     content::an_insert_sent_twice_is_one_block_written_once,

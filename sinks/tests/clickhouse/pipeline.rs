@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use ledger_core::{Batch, ErrorKind, PipelineId, Sink as _, SourceId};
 
-use crate::database::{Database, append, batch, claim, cursor, deliver, pipeline, source, stream};
+use ledger_layout::clickhouse::{Cursors, Owner};
+
+use crate::database::{
+    Database, append, batch, claim, cursor, deliver, orders, pipeline, source, stream,
+};
 
 pub(crate) async fn of_two_instances_the_earlier_is_fenced(database: Database) {
     let (one, other) = (database.sink().await, database.sink().await);
@@ -178,5 +182,39 @@ pub(crate) async fn a_dropped_table_is_no_loss_of_a_batch(database: Database) {
         Some(cursor(1)),
         "the cursor stays where the data is"
     );
+    database.drop().await;
+}
+
+pub(crate) async fn what_is_emptied_is_not_promoted_and_the_other_way_round(database: Database) {
+    let sink = database.sink().await;
+    let a = stream(1, "a", 1);
+    let fence = claim(&sink).await;
+    deliver(&sink, fence, &[append(&a, 1)]).await;
+    let cursors = Cursors::new(database.connection.clone(), &orders());
+
+    // As a resync that was cut short leaves it.
+    cursors.begin_emptying("test").await.unwrap();
+    let error = cursors.own("test").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let late = batch(fence, &[append(&a, 2)], 0, 1);
+    let error = sink.deliver(&late).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let claimed = sink.cursors().unwrap();
+    let error = claimed.claim(&pipeline(), &source(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceDiverged);
+    assert!(error.to_string().contains("--resync"), "{error}");
+    sink.resync(&pipeline()).await.unwrap();
+    let fence = claim(&sink).await;
+    deliver(&sink, fence, &[append(&a, 1)]).await;
+
+    // Others bind and promote at the same moment: whoever is told that it is promoted is right.
+    let promoted = futures::future::join_all((0..4).map(|_| cursors.own("test")));
+    let bound = futures::future::join_all((0..4).map(|_| claimed.claim(&pipeline(), &source(1))));
+    let (promoted, _) = futures::future::join(promoted, bound).await;
+    assert!(promoted.iter().all(Result::is_ok), "{promoted:?}");
+    assert_eq!(cursors.owner("test").await.unwrap(), Owner::Itself);
+    let error = sink.resync(&pipeline()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert_eq!(database.view().await.len(), 1, "nothing was removed");
     database.drop().await;
 }

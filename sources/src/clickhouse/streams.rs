@@ -121,9 +121,10 @@ pub(super) async fn count(
     state: &StreamState,
     through: u64,
 ) -> Result<(u64, u64, u64)> {
-    // Not FINAL: an entry that was written twice counts once by its id.
+    // FINAL, so that an entry that was written twice counts once: it merges as it reads, where a set
+    // of all ids would have to be held.
     let sql = format!(
-        "SELECT uniqExact(id) AS count, min(id) AS first, max(id) AS last FROM {} \
+        "SELECT count() AS count, min(id) AS first, max(id) AS last FROM {} FINAL \
          WHERE stream_key = {} AND id > {} AND id <= {through}",
         tables.entries, state.stream.key, state.trimmed_through,
     );
