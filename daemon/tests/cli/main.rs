@@ -11,6 +11,7 @@ mod imports;
 mod kills;
 mod listing;
 mod loads;
+mod mongodb;
 mod process;
 mod program;
 mod running;

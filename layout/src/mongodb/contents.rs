@@ -62,7 +62,7 @@ impl<'s> Rows<'s> {
 }
 
 /// A session whose reads see one moment, where the deployment has such.
-async fn snapshot(database: &MongoDatabase) -> Result<Option<ClientSession>> {
+pub(super) async fn snapshot(database: &MongoDatabase) -> Result<Option<ClientSession>> {
     if database.deployment() == Deployment::Standalone {
         return Ok(None);
     }
