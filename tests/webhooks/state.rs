@@ -495,15 +495,31 @@ async fn mongodb_keeps_the_state_of_hooks() {
     let stores = Stores::new(parsed, StoreOptions::default());
     // Two that open it at once make it once.
     let (one, two) = tokio::join!(stores.hook_state(), stores.hook_state());
+    let client = mongodb::Client::with_uri_str(&url).await.unwrap();
+    let database = client.default_database().unwrap();
+    database.run_command(doc! {"profile": 2}).await.unwrap();
     works(one.unwrap()).await;
     remembers(two.unwrap()).await;
     orders(stores.hook_state().await.unwrap()).await;
     begins_with_its_letters(stores.hook_state().await.unwrap()).await;
     is_taken_by_one(stores.hook_state().await.unwrap()).await;
+    database.run_command(doc! {"profile": 0}).await.unwrap();
+    let profile = database.collection::<Document>("system.profile");
+    let by_index = doc! {"ns": {"$regex": "ledger_hook_"}, "planSummary": {"$regex": "IXSCAN"}};
+    assert!(profile.count_documents(by_index).await.unwrap() > 100);
+    let scanned = doc! {
+        "ns": {"$regex": "ledger_hook"}, "planSummary": {"$regex": "COLLSCAN"},
+    };
+    let scanned = profile.find_one(scanned).await.unwrap();
+    assert!(scanned.is_none(), "{scanned:#?}");
+    // What is counted and joined is so at one moment.
+    let joined = doc! {"command.pipeline.$lookup": {"$exists": true}};
+    let torn = doc! {"$and": [joined.clone(), {"readConcern.level": {"$ne": "snapshot"}}]};
+    assert!(profile.count_documents(joined).await.unwrap() > 0);
+    let torn = profile.find_one(torn).await.unwrap();
+    assert!(torn.is_none(), "{torn:#?}");
 
     // What a newer program has made is left alone.
-    let client = mongodb::Client::with_uri_str(&url).await.unwrap();
-    let database = client.default_database().unwrap();
     database
         .collection::<Document>("ledger_hooks_version")
         .update_one(doc! {}, doc! {"$set": {"version": 2}})

@@ -61,16 +61,21 @@ pub(super) async fn aggregate(
 ) -> Result<Vec<RawDocumentBuf>> {
     database.check_open()?;
     let fail = |error| failed(operation, "", error);
-    let collection = database.collection(collection);
-    let aggregate = collection.aggregate(stages).with_type::<RawDocumentBuf>();
     let mut found = Vec::new();
     if let Some(session) = session {
-        let mut rows = aggregate.session(&mut *session).await.map_err(fail)?;
+        let collection = database.snapshot_of(collection);
+        let rows = collection
+            .aggregate(stages)
+            .with_type::<RawDocumentBuf>()
+            .session(&mut *session);
+        let mut rows = rows.await.map_err(fail)?;
         while let Some(document) = rows.next(session).await {
             found.push(document.map_err(fail)?);
         }
     } else {
-        let mut rows = aggregate.await.map_err(fail)?;
+        let collection = database.collection(collection);
+        let rows = collection.aggregate(stages).with_type::<RawDocumentBuf>();
+        let mut rows = rows.await.map_err(fail)?;
         while let Some(document) = rows.next().await {
             found.push(document.map_err(fail)?);
         }
@@ -87,11 +92,12 @@ pub(super) async fn counted(
     filter: Document,
 ) -> Result<u64> {
     database.check_open()?;
-    let collection = database.collection(collection);
-    let counting = collection.count_documents(filter);
-    let counted = match session {
-        Some(session) => counting.session(session).await,
-        None => counting.await,
+    let counted = if let Some(session) = session {
+        let collection = database.snapshot_of(collection);
+        collection.count_documents(filter).session(session).await
+    } else {
+        let collection = database.collection(collection);
+        collection.count_documents(filter).await
     };
     counted.map_err(|error| failed(operation, "", error))
 }
