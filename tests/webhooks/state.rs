@@ -395,6 +395,15 @@ async fn begins_with_its_letters(state: Arc<dyn State>) {
         ..Writes::default()
     };
     state.commit(hook, 1, &writes).await.unwrap();
+    // What is a letter already is neither delivered nor skipped once more.
+    let again = Writes {
+        delivered: vec![(StreamKey(2), at(3))],
+        skipped: vec![(StreamKey(2), at(6), "once more".to_owned())],
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &again).await.unwrap();
+    let letters = state.letters(hook, None, 100).await.unwrap();
+    assert!(letters.iter().all(|letter| letter.reason != "once more"));
     let counts = state.counts(hook).await.unwrap();
     assert_eq!((counts.queued, counts.letters), (6, 12));
     assert_eq!(state.requeue(hook, None).await.unwrap(), 12);
