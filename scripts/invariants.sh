@@ -56,7 +56,7 @@ same() {
 }
 same layout "config schema cursors error" sqlite postgres mongodb clickhouse
 same layout "contents rows" sqlite postgres mongodb clickhouse
-same layout "hooks" sqlite postgres
+same layout "hooks" sqlite postgres mongodb
 same sources "store append read labels search changes snapshot consumers dead_letters" \
   sqlite postgres mongodb clickhouse
 same sources "group" sqlite postgres clickhouse

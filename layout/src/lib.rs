@@ -5,6 +5,8 @@
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 pub mod delta;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mongodb"))]
+mod hook_bounds;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod hooks;
 pub mod log;

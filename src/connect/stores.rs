@@ -152,7 +152,8 @@ impl Stores {
     }
 
     /// What keeps the state of the hooks on these stores, in the same database; creates its tables, and
-    /// a database file, where they do not exist. `Unsupported` on ClickHouse.
+    /// a database file, where they do not exist. `Unsupported` on ClickHouse, and on a standalone
+    /// MongoDB server.
     pub async fn hook_state(&self) -> Result<Arc<dyn crate::hook::State>> {
         match &self.url.0 {
             #[cfg(feature = "sqlite")]
@@ -168,22 +169,18 @@ impl Stores {
                 Ok(Arc::new(hooks.await?))
             }
             #[cfg(feature = "mongodb")]
-            Kind::Mongo(_) => Err(crate::Error::new(
-                ErrorKind::Unsupported,
-                "open hook state",
-                format!(
-                    "{} holds stores, and no state of hooks yet; carry a store into SQLite or \
-                     PostgreSQL with a bridge, and hook it there",
-                    self.url
-                ),
-            )),
+            Kind::Mongo(config) => {
+                let database = self.mongodb(config).await?;
+                let hooks = ledger_layout::mongodb::MongoHooks::open(database);
+                Ok(Arc::new(hooks.await?))
+            }
             #[cfg(feature = "clickhouse")]
             Kind::ClickHouse(_) => Err(crate::Error::new(
                 ErrorKind::Unsupported,
                 "open hook state",
                 format!(
-                    "{} keeps no state of hooks; carry the stores into SQLite or PostgreSQL with a \
-                     bridge, and let a daemon on that database run the hooks",
+                    "{} keeps no state of hooks; carry the stores into SQLite, PostgreSQL or \
+                     MongoDB with a bridge, and let a daemon on that database run the hooks",
                     self.url
                 ),
             )),

@@ -38,6 +38,15 @@ macro_rules! on_each_database {
                 }
             )*
         }
+
+        mod mongodb {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test(crate::hooked::Source::mongodb().await).await;
+                }
+            )*
+        }
     };
 }
 
@@ -72,6 +81,11 @@ impl Source {
             .unwrap();
         let (host, _) = server.rsplit_once('/').unwrap();
         Self::open(&format!("{host}/{name}"), None).await
+    }
+
+    /// In a database of its own.
+    pub(crate) async fn mongodb() -> Self {
+        Self::open(&mongodb_url(), None).await
     }
 
     /// How many connections to this database are in a transaction, once none has moved for a while.
@@ -136,6 +150,17 @@ impl Source {
         let endpoint = Arc::new(WebhookEndpoint::new(config).unwrap());
         let store = Arc::clone(&self.store);
         Hook::new(store, endpoint, self.state().await, options).unwrap()
+    }
+}
+
+/// A database of one's own on the MongoDB that all tests share.
+pub(crate) fn mongodb_url() -> String {
+    let server = ledger_harness::shared::mongodb_url();
+    let name = format!("hooks_{}", uuid::Uuid::new_v4().simple());
+    let (host, database) = server.rsplit_once('/').unwrap();
+    match database.split_once('?') {
+        Some((_, options)) => format!("{host}/{name}?{options}"),
+        None => format!("{host}/{name}"),
     }
 }
 

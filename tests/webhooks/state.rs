@@ -1,4 +1,4 @@
-//! What keeps the state of hooks, on both databases.
+//! What keeps the state of hooks, on each database that does.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use ledger::hook::{Asked, Attempt, AttemptQuery, Plan, Queued, Settled, State, W
 use ledger::{
     Cursor, EntryId, ErrorKind, PipelineId, SourceId, StoreName, StoreOptions, StreamKey, Timestamp,
 };
-use ledger_harness::Postgres;
+use ledger_harness::{Mongo, Postgres};
+use mongodb::bson::{Document, doc};
 
 fn at(n: u8) -> Cursor {
     Cursor::new(b'F', &[n])
@@ -291,6 +292,177 @@ async fn remembers(state: Arc<dyn State>) {
     );
 }
 
+/// Positions are in the order of their bytes, however long each is.
+async fn orders(state: Arc<dyn State>) {
+    let hook = &PipelineId::new("hook:order").unwrap();
+    let store = StoreName::new("orders").unwrap();
+    state.claim(hook, &store, &source()).await.unwrap();
+    let at = |position: &[u8]| Cursor::new(b'F', position);
+    let ascending = [
+        at(&[]),
+        at(&[0]),
+        at(&[9, 255, 255]),
+        at(&[10]),
+        at(&[10, 0]),
+        at(&[255]),
+    ];
+    let queue = |cursor: &Cursor| Queued {
+        cursor: cursor.clone(),
+        ..queued(1, 1)
+    };
+    let writes = Writes {
+        cursor: Some(ascending[3].clone()),
+        queue: ascending.iter().rev().map(queue).collect(),
+        plans: ascending[3..]
+            .iter()
+            .map(|through| Plan {
+                stream: StreamKey(1),
+                first: EntryId(1),
+                last: EntryId(2),
+                begin: ascending[0].clone(),
+                through: through.clone(),
+            })
+            .collect(),
+        settled: vec![Settled {
+            stream: StreamKey(1),
+            id: EntryId(u64::MAX >> 1),
+            through: ascending[4].clone(),
+        }],
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &writes).await.unwrap();
+    let cursors = async |through, limit| {
+        let found = state.queued(hook, StreamKey(1), through, limit).await;
+        let found = found.unwrap().into_iter();
+        found.map(|item| item.cursor).collect::<Vec<_>>()
+    };
+    assert_eq!(cursors(None, 10).await, ascending);
+    assert_eq!(cursors(Some(&ascending[3]), 10).await, ascending[..4]);
+    assert_eq!(cursors(None, 2).await, ascending[..2]);
+    assert!(cursors(None, 0).await.is_empty());
+
+    // Neither shorter nor longer ones move the cursor back.
+    let back = Writes {
+        cursor: Some(ascending[2].clone()),
+        cursor_tells: true,
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &back).await.unwrap();
+    let claimed = state.claim(hook, &store, &source()).await.unwrap();
+    assert_eq!(claimed.cursor.as_ref(), Some(&ascending[3]));
+    assert_eq!((claimed.plans.len(), claimed.settled.len()), (3, 1));
+    let further = Writes {
+        cursor: Some(ascending[4].clone()),
+        cursor_tells: true,
+        waiting: vec![Waiting {
+            through: ascending[1].clone(),
+            ..waiting(1, 1, true)
+        }],
+        ..Writes::default()
+    };
+    state.commit(hook, 2, &further).await.unwrap();
+    let claimed = state.claim(hook, &store, &source()).await.unwrap();
+    assert_eq!((claimed.plans.len(), claimed.settled.len()), (1, 0));
+
+    let letters = state.letters(hook, Some(&ascending[0]), 2).await.unwrap();
+    let told: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.cursor.clone(), letter.reason.as_str()))
+        .collect();
+    let (first, second) = (ascending[1].clone(), ascending[2].clone());
+    assert_eq!(
+        told,
+        [(first, "status 500"), (second, "behind a parked item")]
+    );
+    assert!(state.letters(hook, None, 0).await.unwrap().is_empty());
+    let counts = state.counts(hook).await.unwrap();
+    assert_eq!((counts.queued, counts.letters), (0, 6));
+
+    assert_eq!(state.requeue(hook, None).await.unwrap(), 6);
+}
+
+/// A stream that nothing holds up begins with the first of its letters; a parked one goes on where it was.
+async fn begins_with_its_letters(state: Arc<dyn State>) {
+    let hook = &PipelineId::new("hook:letters").unwrap();
+    let store = StoreName::new("orders").unwrap();
+    state.claim(hook, &store, &source()).await.unwrap();
+    let writes = Writes {
+        queue: (1..=6)
+            .rev()
+            .flat_map(|n| [queued(1, n), queued(2, n), queued(3, n)])
+            .collect(),
+        skipped: vec![(StreamKey(2), at(6), "no".to_owned())],
+        waiting: vec![waiting(1, 2, true), waiting(3, 1, false)],
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &writes).await.unwrap();
+    // What is a letter already is neither delivered nor skipped once more.
+    let again = Writes {
+        delivered: vec![(StreamKey(2), at(3))],
+        skipped: vec![(StreamKey(2), at(6), "once more".to_owned())],
+        ..Writes::default()
+    };
+    state.commit(hook, 1, &again).await.unwrap();
+    let letters = state.letters(hook, None, 100).await.unwrap();
+    assert!(letters.iter().all(|letter| letter.reason != "once more"));
+    let counts = state.counts(hook).await.unwrap();
+    assert_eq!((counts.queued, counts.letters), (6, 12));
+    assert_eq!(state.requeue(hook, None).await.unwrap(), 12);
+    let mut claimed = state.claim(hook, &store, &source()).await.unwrap();
+    claimed.waiting.sort_by_key(|waiting| waiting.stream);
+    let stands: Vec<_> = claimed
+        .waiting
+        .iter()
+        .map(|waiting| (&waiting.through, waiting.attempts, waiting.parked))
+        .collect();
+    assert_eq!(
+        stands,
+        [(&at(2), 0, false), (&at(1), 0, false), (&at(1), 3, false)]
+    );
+    assert!(state.remove(hook).await.unwrap());
+    assert!(!state.remove(hook).await.unwrap());
+    let anew = state.claim(hook, &store, &source()).await.unwrap();
+    assert_eq!((anew.cursor, anew.waiting.len()), (None, 0));
+}
+
+/// However many take a hook at once, and whatever the ones before still store meanwhile: one holds it.
+async fn is_taken_by_one(state: Arc<dyn State>) {
+    let hook = PipelineId::new("hook:taken").unwrap();
+    let store = StoreName::new("orders").unwrap();
+    let taking = (0..8).map(|n| {
+        let (state, hook, store) = (Arc::clone(&state), hook.clone(), store.clone());
+        tokio::spawn(async move {
+            let fence = state.claim(&hook, &store, &source()).await.unwrap().fence;
+            let writes = Writes {
+                queue: vec![queued(fence, 1)],
+                attempts: vec![attempt(n, "delivered"); 3],
+                ..Writes::default()
+            };
+            (fence, state.commit(&hook, fence, &writes).await)
+        })
+    });
+    let (mut fences, mut stored) = (Vec::new(), 0);
+    for taken in futures::future::join_all(taking).await {
+        let (fence, committed) = taken.unwrap();
+        fences.push(fence);
+        match committed {
+            Ok(()) => stored += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced, "{error}"),
+        }
+    }
+    fences.sort_unstable();
+    assert_eq!(fences, (1..=8).collect::<Vec<_>>());
+    assert!(stored >= 1, "the last one is not fenced");
+    assert_eq!(state.counts(&hook).await.unwrap().queued, stored);
+    let query = AttemptQuery {
+        limit: 100,
+        ..AttemptQuery::default()
+    };
+    let attempts = state.attempts(&hook, &query).await.unwrap();
+    assert_eq!(attempts.len() as u64, stored * 3);
+    assert!(attempts.is_sorted_by(|a, b| a.number > b.number));
+}
+
 #[tokio::test]
 async fn sqlite_keeps_the_state_of_hooks() {
     let folder = tempfile::tempdir().unwrap();
@@ -299,6 +471,9 @@ async fn sqlite_keeps_the_state_of_hooks() {
     let stores = Stores::new(DatabaseUrl::parse(&url).unwrap(), StoreOptions::default());
     works(stores.hook_state().await.unwrap()).await;
     remembers(stores.hook_state().await.unwrap()).await;
+    orders(stores.hook_state().await.unwrap()).await;
+    begins_with_its_letters(stores.hook_state().await.unwrap()).await;
+    is_taken_by_one(stores.hook_state().await.unwrap()).await;
 
     // What a newer program has made is left alone.
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
@@ -318,6 +493,61 @@ async fn postgres_keeps_the_state_of_hooks() {
     let (one, two) = tokio::join!(stores.hook_state(), stores.hook_state());
     works(one.unwrap()).await;
     remembers(two.unwrap()).await;
+    orders(stores.hook_state().await.unwrap()).await;
+    begins_with_its_letters(stores.hook_state().await.unwrap()).await;
+    is_taken_by_one(stores.hook_state().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mongodb_keeps_the_state_of_hooks() {
+    let url = crate::hooked::mongodb_url();
+    let parsed = DatabaseUrl::parse(&url).unwrap();
+    let stores = Stores::new(parsed, StoreOptions::default());
+    // Two that open it at once make it once.
+    let (one, two) = tokio::join!(stores.hook_state(), stores.hook_state());
+    let client = mongodb::Client::with_uri_str(&url).await.unwrap();
+    let database = client.default_database().unwrap();
+    database.run_command(doc! {"profile": 2}).await.unwrap();
+    works(one.unwrap()).await;
+    remembers(two.unwrap()).await;
+    orders(stores.hook_state().await.unwrap()).await;
+    begins_with_its_letters(stores.hook_state().await.unwrap()).await;
+    is_taken_by_one(stores.hook_state().await.unwrap()).await;
+    database.run_command(doc! {"profile": 0}).await.unwrap();
+    let profile = database.collection::<Document>("system.profile");
+    let by_index = doc! {"ns": {"$regex": "ledger_hook_"}, "planSummary": {"$regex": "IXSCAN"}};
+    assert!(profile.count_documents(by_index).await.unwrap() > 100);
+    let scanned = doc! {
+        "ns": {"$regex": "ledger_hook"}, "planSummary": {"$regex": "COLLSCAN"},
+    };
+    let scanned = profile.find_one(scanned).await.unwrap();
+    assert!(scanned.is_none(), "{scanned:#?}");
+    // What is counted and joined is so at one moment.
+    let joined = doc! {"command.pipeline.$lookup": {"$exists": true}};
+    let torn = doc! {"$and": [joined.clone(), {"readConcern.level": {"$ne": "snapshot"}}]};
+    assert!(profile.count_documents(joined).await.unwrap() > 0);
+    let torn = profile.find_one(torn).await.unwrap();
+    assert!(torn.is_none(), "{torn:#?}");
+
+    // What a newer program has made is left alone.
+    database
+        .collection::<Document>("ledger_hooks_version")
+        .update_one(doc! {}, doc! {"$set": {"version": 2}})
+        .await
+        .unwrap();
+    let error = stores.hook_state().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    database.drop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standalone_mongodb_keeps_no_hooks() {
+    let server = Mongo::start_standalone().await;
+    let url = DatabaseUrl::parse(&server.url()).unwrap();
+    let stores = Stores::new(url, StoreOptions::default());
+    let error = stores.hook_state().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("--replSet"), "{error}");
 }
 
 /// Whoever goes away in the middle of a call leaves no transaction behind on the connection, into which

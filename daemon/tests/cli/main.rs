@@ -13,6 +13,7 @@ mod imports;
 mod kills;
 mod listing;
 mod loads;
+mod mongodb;
 mod process;
 mod program;
 mod running;

@@ -7,19 +7,7 @@ mod commit;
 mod queue;
 mod state;
 
-/// The version of the tables that this code reads and writes.
-pub(crate) const VERSION: i64 = 1;
-
-/// How many attempts of a hook are remembered, and for how long.
-pub(crate) const ATTEMPTS: i64 = 10_000;
-pub(crate) const ATTEMPTS_FOR: i64 = 7 * 24 * 3_600 * 1_000_000;
-
-/// How often the attempts are cut to that: each time so many were added.
-pub(crate) const CUT_EVERY: i64 = 100;
-
-/// How many rows a statement writes at most: with the widest of them far fewer values than either
-/// backend takes.
-pub(crate) const ROWS: usize = 100;
+pub(crate) use crate::hook_bounds::{ATTEMPTS, ATTEMPTS_FOR, CUT_EVERY, ROWS, VERSION};
 
 /// What hooks share, with `BYTES`, `INT` and `NUMBER` in place of a backend's types. Every statement
 /// can be run again.

@@ -39,11 +39,15 @@ impl<'s> Rows<'s> {
     ) -> Result<Self> {
         database.check_open()?;
         let fail = |error| failed(operation, database.config().to_string(), error);
-        let collection = database.collection(collection);
-        let find = collection.find(filter).with_options(options);
         match session {
-            None => Ok(Self::Plain(Box::new(find.await.map_err(fail)?))),
+            None => {
+                let collection = database.collection(collection);
+                let find = collection.find(filter).with_options(options);
+                Ok(Self::Plain(Box::new(find.await.map_err(fail)?)))
+            }
             Some(session) => {
+                let collection = database.snapshot_of(collection);
+                let find = collection.find(filter).with_options(options);
                 let cursor = find.session(&mut *session).await.map_err(fail)?;
                 Ok(Self::Session(Box::new(cursor), session))
             }
@@ -62,7 +66,7 @@ impl<'s> Rows<'s> {
 }
 
 /// A session whose reads see one moment, where the deployment has such.
-async fn snapshot(database: &MongoDatabase) -> Result<Option<ClientSession>> {
+pub(super) async fn snapshot(database: &MongoDatabase) -> Result<Option<ClientSession>> {
     if database.deployment() == Deployment::Standalone {
         return Ok(None);
     }

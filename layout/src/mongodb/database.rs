@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ledger_core::{Error, ErrorKind, Result, StoreName};
 use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{CollectionOptions, ReadConcern};
 use mongodb::{Client, Collection, Database};
 use tokio::sync::watch;
 
@@ -110,6 +111,15 @@ impl MongoDatabase {
     /// A collection by its name.
     pub fn collection(&self, name: &str) -> Collection<RawDocumentBuf> {
         self.shared.database.collection(name)
+    }
+
+    /// A collection by its name, for reads in a session that see one moment. The driver sets the read
+    /// concern of such a session only where client and collection have none, and the client has one; in
+    /// a transaction that of the transaction holds.
+    pub fn snapshot_of(&self, name: &str) -> Collection<RawDocumentBuf> {
+        let options = CollectionOptions::builder().read_concern(ReadConcern::snapshot());
+        let database = &self.shared.database;
+        database.collection_with_options(name, options.build())
     }
 
     /// `Closed` once this handle was closed.

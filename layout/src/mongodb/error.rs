@@ -119,7 +119,7 @@ fn by_code(code: i32) -> (ErrorKind, &'static str) {
         14031 => (ErrorKind::Unavailable, "the disk is full"),
         // Not reachable, not primary, shutting down, timed out, a cursor lost with its server.
         6 | 7 | 43 | 50 | 64 | 89 | 91 | 100 | 133 | 134 | 189 | 202 | 237 | 251 | 262 | 9001
-        | 10107 | 11600 | 11602 | 13388 | 13435 | 13436 | 24 | 225 | 244 => {
+        | 10107 | 11600 | 11602 | 13388 | 13435 | 13436 | 24 | 225 | 239 | 244 | 246 => {
             (ErrorKind::Unavailable, "the server cannot serve this now")
         }
         _ => (ErrorKind::Internal, "MongoDB refused the command"),

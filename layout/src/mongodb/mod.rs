@@ -5,6 +5,7 @@ mod contents;
 mod cursors;
 mod database;
 mod error;
+mod hooks;
 mod lock;
 mod orphans;
 mod payload;
@@ -20,6 +21,7 @@ pub use contents::{MongoContents, Rows, entries, entries_at, streams, streams_at
 pub use cursors::{MongoCursors, advance_within};
 pub use database::{Deployment, MongoDatabase, Waiter};
 pub use error::{failed, is_conflict, is_duplicate, rejected};
+pub use hooks::MongoHooks;
 pub use lock::{Locked, lock, unlock};
 pub use payload::{json_of, payload_of, put_payload};
 pub use promote::promote;

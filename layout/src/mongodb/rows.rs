@@ -168,13 +168,18 @@ pub fn uint(document: &RawDocument, name: &str) -> Result<u64> {
     u64::try_from(integer(document, name)?).map_err(|_| corrupt(format!("{name} is negative")))
 }
 
-/// A text; empty where the field is missing.
-pub fn text<'a>(document: &'a RawDocument, name: &str) -> Result<&'a str> {
+/// A text, where the field is there.
+pub(super) fn optional_text<'a>(document: &'a RawDocument, name: &str) -> Result<Option<&'a str>> {
     match field(document, name)? {
-        None => Ok(""),
-        Some(RawBsonRef::String(text)) => Ok(text),
+        None => Ok(None),
+        Some(RawBsonRef::String(text)) => Ok(Some(text)),
         Some(_) => Err(corrupt(format!("{name} is no text"))),
     }
+}
+
+/// A text; empty where the field is missing.
+pub fn text<'a>(document: &'a RawDocument, name: &str) -> Result<&'a str> {
+    Ok(optional_text(document, name)?.unwrap_or_default())
 }
 
 /// A date that the server has written.
@@ -187,11 +192,21 @@ pub fn now_of(document: &RawDocument, name: &str) -> Result<Timestamp> {
     }
 }
 
-fn binary<'a>(document: &'a RawDocument, name: &str) -> Result<&'a [u8]> {
+/// Bytes, where the field is there.
+pub(super) fn optional_binary<'a>(
+    document: &'a RawDocument,
+    name: &str,
+) -> Result<Option<&'a [u8]>> {
     match field(document, name)? {
-        Some(RawBsonRef::Binary(binary)) => Ok(binary.bytes),
-        _ => Err(corrupt(format!("{name} is no binary value"))),
+        None => Ok(None),
+        Some(RawBsonRef::Binary(binary)) => Ok(Some(binary.bytes)),
+        Some(_) => Err(corrupt(format!("{name} is no binary value"))),
     }
+}
+
+/// Bytes.
+pub(super) fn binary<'a>(document: &'a RawDocument, name: &str) -> Result<&'a [u8]> {
+    optional_binary(document, name)?.ok_or_else(|| corrupt(format!("{name} is missing")))
 }
 
 fn pairs(document: &RawDocument, name: &str) -> Result<Pairs> {
