@@ -8,7 +8,7 @@ use ledger_core::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Connection, Dedup, Tables};
+use super::{Connection, Dedup, States, Tables};
 
 /// The cursors of one store's pipelines, kept in the database.
 ///
@@ -52,9 +52,15 @@ pub enum Owner {
 
 /// What stands in a binding for a store of its own.
 const OWN: u8 = 2;
-/// What stands in it while the content is removed. Of two rows of one epoch the higher number counts, so
-/// this one beats a promotion at the same moment, which reads back and is told.
+/// What stands in it while the content is removed.
 const EMPTYING: u8 = 3;
+
+/// The state that decides between a promotion and a removal of the content: it is changed by
+/// compare-and-set, which a binding is not. It holds [`PROMOTED`], or [`EMPTIED`] with the number of the
+/// run that removes.
+const FATE: &str = "fate";
+const PROMOTED: &str = "promoted";
+const EMPTIED: &str = "emptied";
 
 /// How many low bits of a fence are random.
 const RANDOM_BITS: u32 = 20;
@@ -139,13 +145,86 @@ impl Cursors {
     /// Makes the store its own: what any pipeline delivers from now on is refused. `Unavailable`
     /// while the content is being removed.
     pub async fn own(&self, operation: &'static str) -> Result<()> {
+        let promoted = |stored: &str| {
+            if stored.starts_with(EMPTIED) {
+                return Err(self.being_emptied(operation));
+            }
+            Ok(PROMOTED.to_owned())
+        };
+        self.decide(operation, promoted).await?;
         self.mark(operation, OWN).await
     }
 
-    /// Says that the content is being removed, until [`release`](Self::release): nothing is delivered
-    /// meanwhile, and nobody makes the store its own. `AlreadyExists` where it is that.
-    pub async fn begin_emptying(&self, operation: &'static str) -> Result<()> {
-        self.mark(operation, EMPTYING).await
+    /// Says that the content is being removed, until [`end_emptying`](Self::end_emptying): nothing is
+    /// delivered meanwhile, and nobody makes the store its own. Gives the number of this run, whose
+    /// turn it is from now on. `AlreadyExists` where the store is its own, or is being made that.
+    pub async fn begin_emptying(&self, operation: &'static str) -> Result<Uuid> {
+        // One that was made before there was that state.
+        if self.binding(operation).await?.1 == OWN {
+            return Err(self.not_a_replica(operation));
+        }
+        let run = Uuid::new_v4();
+        let emptied = |stored: &str| {
+            if stored == PROMOTED {
+                return Err(self.not_a_replica(operation));
+            }
+            Ok(format!("{EMPTIED} {run}"))
+        };
+        self.decide(operation, emptied).await?;
+        self.mark(operation, EMPTYING).await?;
+        Ok(run)
+    }
+
+    /// `Unavailable` where another run removes the content by now.
+    pub async fn check_emptying(&self, operation: &'static str, run: Uuid) -> Result<()> {
+        let (stored, _) = self.states().read(operation, FATE, "").await?;
+        if stored.text == format!("{EMPTIED} {run}") {
+            return Ok(());
+        }
+        Err(self.being_emptied(operation))
+    }
+
+    /// Lets another source have the store, whose content this run has removed.
+    pub async fn end_emptying(
+        &self,
+        operation: &'static str,
+        pipeline: &PipelineId,
+        run: Uuid,
+    ) -> Result<()> {
+        self.check_emptying(operation, run).await?;
+        self.release(pipeline).await?;
+        let mine = format!("{EMPTIED} {run}");
+        self.decide(operation, |stored: &str| {
+            let text = if stored == mine { "" } else { stored };
+            Ok(text.to_owned())
+        })
+        .await
+    }
+
+    fn states(&self) -> States {
+        States::of(self.connection.clone(), self.store.clone())
+    }
+
+    async fn decide(
+        &self,
+        operation: &'static str,
+        decision: impl Fn(&str) -> Result<String> + Send + Sync,
+    ) -> Result<()> {
+        Tables::open_states(&self.connection).await?;
+        let change = |stored: &str, _| decision(stored).map(|text| (Some(text), ()));
+        self.states().update(operation, FATE, "", change).await
+    }
+
+    fn being_emptied(&self, operation: &'static str) -> Error {
+        Error::new(ErrorKind::Unavailable, operation, self.emptied())
+    }
+
+    fn emptied(&self) -> String {
+        format!(
+            "the content of store {:?} is being removed, or was and that was cut short; \
+             `ledger bridge run --resync` removes it and starts again",
+            self.store
+        )
     }
 
     /// Writes a mark, and reads back whether it counts: another one may have come in between.
@@ -154,10 +233,6 @@ impl Cursors {
             match self.binding(operation).await? {
                 (_, found) if found == mark => return Ok(()),
                 (_, OWN) => return Err(self.not_a_replica(operation)),
-                (_, EMPTYING) => {
-                    let what = format!("the content of store {:?} is being removed", self.store);
-                    return Err(Error::new(ErrorKind::Unavailable, operation, what));
-                }
                 (epoch, _) => self.write_binding(operation, (epoch + 1, mark, "")).await?,
             }
         }
@@ -357,11 +432,7 @@ impl Cursors {
             return Err(self.not_a_replica(OPERATION));
         }
         if stored.bound == EMPTYING {
-            let store = &self.store;
-            let what = format!(
-                "the content of store {store:?} is being removed, or was and that was cut short; \
-                 `ledger bridge run --resync` removes it and starts again"
-            );
+            let what = self.emptied();
             return Err(Error::new(ErrorKind::SourceDiverged, OPERATION, what));
         }
         if stored.bound == 1

@@ -290,6 +290,11 @@ impl Tables {
         Ok(())
     }
 
+    /// Creates the states of all stores of the database.
+    pub async fn open_states(connection: &Connection) -> Result<()> {
+        open_shapes(connection, &[(Self::STATES, STATES)]).await
+    }
+
     /// Creates the mutation log, and what stands beside it; for a store of its own.
     pub async fn open_log(&self, connection: &Connection) -> Result<()> {
         open_shapes(

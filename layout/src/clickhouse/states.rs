@@ -56,10 +56,11 @@ struct Listed {
 impl States {
     /// The states of a store.
     pub fn new(connection: Connection, store: &StoreName) -> Self {
-        Self {
-            connection,
-            store: store.to_string(),
-        }
+        Self::of(connection, store.to_string())
+    }
+
+    pub(super) fn of(connection: Connection, store: String) -> Self {
+        Self { connection, store }
     }
 
     /// A state, and the server's time.

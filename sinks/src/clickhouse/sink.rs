@@ -110,11 +110,13 @@ impl ClickHouseSink {
     /// Forgets the cursor and empties the replica, so that the next run copies everything anew,
     /// from whichever source. An instance that works on the pipeline is fenced.
     pub async fn resync(&self, pipeline: &PipelineId) -> Result<()> {
+        const OPERATION: &str = "empty replica";
         // One that was promoted is not emptied, and one that is being emptied is not promoted.
-        self.cursors.begin_emptying("empty replica").await?;
+        let run = self.cursors.begin_emptying(OPERATION).await?;
         self.cursors.reset(pipeline).await?;
+        self.cursors.check_emptying(OPERATION, run).await?;
         self.tables.clear(&self.connection).await?;
-        self.cursors.release(pipeline).await
+        self.cursors.end_emptying(OPERATION, pipeline, run).await
     }
 
     /// Large and rare batches: a part costs the server the same whatever its size. Two of them are

@@ -207,11 +207,26 @@ pub(crate) async fn what_is_emptied_is_not_promoted_and_the_other_way_round(data
     let fence = claim(&sink).await;
     deliver(&sink, fence, &[append(&a, 1)]).await;
 
-    // Others bind and promote at the same moment: whoever is told that it is promoted is right.
+    // Others bind, empty and promote at the same moment: who is told that it was done is right.
     let promoted = futures::future::join_all((0..4).map(|_| cursors.own("test")));
-    let bound = futures::future::join_all((0..4).map(|_| claimed.claim(&pipeline(), &source(1))));
-    let (promoted, _) = futures::future::join(promoted, bound).await;
-    assert!(promoted.iter().all(Result::is_ok), "{promoted:?}");
+    let (name, id) = (pipeline(), source(1));
+    let bound = futures::future::join_all((0..4).map(|_| claimed.claim(&name, &id)));
+    let emptied = futures::future::join_all((0..4).map(|_| cursors.begin_emptying("test")));
+    let (promoted, _, emptied) = futures::join!(promoted, bound, emptied);
+    let is_promoted = promoted.iter().any(Result::is_ok);
+    assert_ne!(
+        is_promoted,
+        emptied.iter().any(Result::is_ok),
+        "one of the two"
+    );
+    if is_promoted {
+        assert!(promoted.iter().all(Result::is_ok), "{promoted:?}");
+    } else {
+        sink.resync(&pipeline()).await.unwrap();
+        let fence = claim(&sink).await;
+        deliver(&sink, fence, &[append(&a, 1)]).await;
+        cursors.own("test").await.unwrap();
+    }
     assert_eq!(cursors.owner("test").await.unwrap(), Owner::Itself);
     let error = sink.resync(&pipeline()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
