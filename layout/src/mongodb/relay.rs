@@ -124,15 +124,7 @@ pub(super) async fn set_relay(
         return Ok(());
     }
     if wanted && database.deployment() == Deployment::Standalone {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "open replica",
-            format!(
-                "relay: {} is no replica set, and without transactions a delivery and its row of the \
-                 log could part; start mongod with --replSet",
-                database.config()
-            ),
-        ));
+        return Err(no_relays(database, "open replica"));
     }
     if !wanted {
         let followers = followers(database, collections).await?;
@@ -142,6 +134,19 @@ pub(super) async fn set_relay(
     }
     mongodb_transaction!(database, OPERATION, tx => switch(tx, collections, wanted))?;
     remove_pruned(database, collections).await
+}
+
+/// Why there are no relays on a standalone server.
+pub fn no_relays(database: &MongoDatabase, operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        format!(
+            "relay: {} is no replica set, and without transactions a delivery and its row of the log \
+             could part; start mongod with --replSet",
+            database.config()
+        ),
+    )
 }
 
 async fn switch(tx: &mut Tx<'_>, collections: &Collections, wanted: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName};
 use ledger_layout::mongodb::{
     Collections, Deployment, MongoConfig, MongoContents, MongoCursors, MongoDatabase, Tx,
-    advance_within, failed, open_replica, prune, relayed, remove_pruned, write_log,
+    advance_within, failed, no_relays, open_replica, prune, relayed, remove_pruned, write_log,
 };
 use ledger_layout::{ReplicaOptions, Retention, mongodb_transaction, relay};
 use mongodb::bson::doc;
@@ -39,7 +39,8 @@ pub struct MongoSink {
 impl MongoSink {
     /// Opens a replica, and creates it where it does not exist and may be created.
     ///
-    /// `InvalidInput` where the database has a store of this name that is a source of its own.
+    /// `InvalidInput` where the database has a store of this name that is a source of its own;
+    /// `Unsupported` where it is a relay and the server is no replica set any more.
     pub async fn open(config: MongoConfig, store: StoreName) -> Result<Self> {
         Self::open_with(config, store, ReplicaOptions::default()).await
     }
@@ -126,6 +127,10 @@ impl MongoSink {
                 Ok(found.relay)
             }
             Deployment::Standalone => {
+                // It was made one while the server was a member of a replica set.
+                if relayed(tx, &self.collections, pipeline).await?.relay {
+                    return Err(no_relays(&self.database, "deliver"));
+                }
                 advance_within(tx, store, pipeline, fence, None).await?;
                 apply::delta(tx, &self.collections, delta).await?;
                 let touched = delta.streams.keys().copied().collect();
