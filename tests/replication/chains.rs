@@ -19,7 +19,7 @@ use super::pair::{Kind, Pair};
 use super::run::{Running, head, until};
 
 /// A source, and a relay of it that was never written.
-async fn relayed(middle: Kind) -> Pair {
+pub(super) async fn relayed(middle: Kind) -> Pair {
     let mut first = Pair::open(Kind::Sqlite, middle).await;
     first.sink = first.to.relay(&first.name, Relay::On).await.unwrap();
     first
