@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use ledger::Retention;
+use futures::{StreamExt as _, TryStreamExt as _};
+use ledger::{ErrorKind, Mutation, Relay, Retention};
+use mongodb::bson::{RawDocumentBuf, doc};
 
 use super::chains::relayed;
 use super::content::add;
-use super::pair::{Kind, open};
+use super::pair::{Kind, Pair, mongo, open};
+use super::run::head;
 
 /// Nothing is kept that nobody follows.
 const NONE: Retention = Retention {
@@ -33,6 +36,69 @@ async fn more_is_pruned_than_is_written(middle: Kind) {
     first.close().await;
 }
 
+/// Promotes the replica and sees that its log begins with what is appended then.
+async fn assert_begins_with_its_own(first: &Pair) {
+    let opened = open(&first.to, &first.name, Retention::default()).await;
+    opened.promote().await.unwrap();
+    let store = opened.store();
+    let at = head(&store).await;
+    let id = add(&store, "own", "own").await;
+    let log = store.log().unwrap();
+    let told = log.changes(at).next().await.unwrap().unwrap();
+    match told.mutation {
+        Mutation::Append { entry, .. } => assert_eq!(entry.id, id),
+        other => panic!("{other:?} was told"),
+    }
+    store.close().await;
+}
+
+async fn a_log_that_ended_is_none_of_a_promoted_store(middle: Kind) {
+    for emptied in [false, true] {
+        let mut first = relayed(middle).await;
+        for number in 0..3 {
+            add(&first.source, "a", &number.to_string()).await;
+        }
+        first.once().await.unwrap();
+        first.sink = first.to.relay(&first.name, Relay::Off).await.unwrap();
+        if emptied {
+            first.sink.resync(&first.pipeline).await.unwrap();
+        }
+        assert_begins_with_its_own(&first).await;
+        if !emptied {
+            let store = first.replica().await.store();
+            let log = store.log().unwrap();
+            let error = log.changes(log.start()).next().await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::CursorExpired, "{error}");
+            store.close().await;
+        }
+        first.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_broke_off_in_mongodb_is_made_good() {
+    let mut first = relayed(Kind::Mongo).await;
+    for number in 0..3 {
+        add(&first.source, "a", &number.to_string()).await;
+    }
+    first.once().await.unwrap();
+    let database = mongo(&first.to.url).await;
+    let log = database.collection(&format!("{}_log", first.name));
+    let found = log.find(doc! {}).await.unwrap();
+    let rows: Vec<RawDocumentBuf> = found.try_collect().await.unwrap();
+    assert_eq!(rows.len(), 3);
+    first.sink = first.to.relay(&first.name, Relay::Off).await.unwrap();
+    assert_eq!(log.count_documents(doc! {}).await.unwrap(), 0);
+    // As if the process had ended before it removed them.
+    log.insert_many(&rows).await.unwrap();
+    first.sink = first.to.relay(&first.name, Relay::Off).await.unwrap();
+    assert_eq!(log.count_documents(doc! {}).await.unwrap(), 0);
+    log.insert_many(&rows).await.unwrap();
+    assert_begins_with_its_own(&first).await;
+    database.close().await;
+    first.close().await;
+}
+
 macro_rules! middles {
     ($($middle:ident: $kind:ident),* => $cases:tt) => {
         $(middles!(@one $middle, $kind, $cases);)*
@@ -51,4 +117,5 @@ macro_rules! middles {
 
 middles!(sqlite: Sqlite, postgres: Postgres, mongodb: Mongo => [
     more_is_pruned_than_is_written,
+    a_log_that_ended_is_none_of_a_promoted_store,
 ]);

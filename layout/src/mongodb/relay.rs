@@ -121,7 +121,8 @@ pub(super) async fn set_relay(
     };
     let row = load(database, &collections.store).await?;
     if row.is_some_and(|row| row.relay == wanted) {
-        return Ok(());
+        // Who switched it may have broken off before.
+        return remove_pruned(database, collections).await;
     }
     if wanted && database.deployment() == Deployment::Standalone {
         return Err(no_relays(database, "open replica"));
