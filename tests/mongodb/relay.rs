@@ -2,8 +2,7 @@
 
 use ledger::mongodb::{MongoConfig, MongoSink};
 use ledger::{
-    Batch, Cursor, CursorStore as _, ErrorKind, PipelineId, Relay, ReplicaOptions, Sink as _,
-    SourceId, StoreName,
+    Batch, Cursor, ErrorKind, PipelineId, Relay, ReplicaOptions, Sink as _, SourceId, StoreName,
 };
 use ledger_harness::Mongo;
 use mongodb::bson::doc;

@@ -46,7 +46,7 @@ async fn close(first: Pair, last: Pair) {
 }
 
 /// Everything that a log tells from its start.
-async fn told(store: &Arc<dyn Store>) -> Vec<Change> {
+pub(super) async fn told(store: &Arc<dyn Store>) -> Vec<Change> {
     let log = store.log().unwrap();
     let (start, end) = (log.start(), head(store).await);
     let mut told = Vec::new();

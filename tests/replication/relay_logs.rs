@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use ::mongodb::bson::{RawDocumentBuf, doc};
 use futures::{StreamExt as _, TryStreamExt as _};
-use ledger::{ErrorKind, Mutation, Relay, Retention};
-use mongodb::bson::{RawDocumentBuf, doc};
+use ledger::bridge::{BridgeOptions, OnFailure};
+use ledger::{ErrorKind, Mutation, NewEntry, Relay, Retention};
 
-use super::chains::relayed;
-use super::content::add;
+use super::chains::{relayed, told};
+use super::content::{add, append};
 use super::pair::{Kind, Pair, mongo, open};
-use super::run::head;
+use super::run::{Running, head};
 
 /// Nothing is kept that nobody follows.
 const NONE: Retention = Retention {
@@ -19,14 +20,14 @@ const NONE: Retention = Retention {
 
 async fn more_is_pruned_than_is_written(middle: Kind) {
     let mut first = relayed(middle).await;
-    for number in 0..600 {
-        add(&first.source, "a", &number.to_string()).await;
+    for _ in 0..600 {
+        add(&first.source, "a", "old").await;
     }
     first.once().await.unwrap();
     first.sink = first.to.kept(&first.name, NONE).await;
     // The first delivery prunes, and so do those behind it while there is more.
-    for number in 0..3 {
-        add(&first.source, "b", &number.to_string()).await;
+    for _ in 0..3 {
+        add(&first.source, "b", "old").await;
         first.once().await.unwrap();
     }
     let opened = open(&first.to, &first.name, NONE).await;
@@ -55,8 +56,8 @@ async fn assert_begins_with_its_own(first: &Pair) {
 async fn a_log_that_ended_is_none_of_a_promoted_store(middle: Kind) {
     for emptied in [false, true] {
         let mut first = relayed(middle).await;
-        for number in 0..3 {
-            add(&first.source, "a", &number.to_string()).await;
+        for _ in 0..3 {
+            add(&first.source, "a", "old").await;
         }
         first.once().await.unwrap();
         first.sink = first.to.relay(&first.name, Relay::Off).await.unwrap();
@@ -78,8 +79,8 @@ async fn a_log_that_ended_is_none_of_a_promoted_store(middle: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_that_broke_off_in_mongodb_is_made_good() {
     let mut first = relayed(Kind::Mongo).await;
-    for number in 0..3 {
-        add(&first.source, "a", &number.to_string()).await;
+    for _ in 0..3 {
+        add(&first.source, "a", "old").await;
     }
     first.once().await.unwrap();
     let database = mongo(&first.to.url).await;
@@ -96,6 +97,37 @@ async fn an_end_that_broke_off_in_mongodb_is_made_good() {
     log.insert_many(&rows).await.unwrap();
     assert_begins_with_its_own(&first).await;
     database.close().await;
+    first.close().await;
+}
+
+/// Its document fits into MongoDB, and its row of the log, which repeats the stream's name, does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_too_large_for_mongodbs_log_is_set_aside() {
+    let first = relayed(Kind::Mongo).await;
+    let plain = Pair::open(Kind::Sqlite, Kind::Mongo).await;
+    let name = "n".repeat(1_000);
+    let large = "x".repeat((16 << 20) - 600);
+    for pair in [&first, &plain] {
+        add(&pair.source, "a", "before").await;
+        append(&pair.source, &name, vec![NewEntry::new(large.clone())]).await;
+        add(&pair.source, "a", "behind").await;
+    }
+    assert_eq!(plain.once().await.unwrap().stats.delivered, 3);
+    let error = first.once().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+    let parks = BridgeOptions {
+        on_failure: OnFailure::Park,
+        once: true,
+        ..first.options()
+    };
+    Running::start(first.bridge(parks)).ended().await.unwrap();
+    let letters = first.source.log().unwrap().dead_letters();
+    let letters = letters.list(&first.pipeline, None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    let store = first.replica().await.store();
+    assert_eq!(told(&store).await.len(), 2);
+    store.close().await;
+    plain.close().await;
     first.close().await;
 }
 
