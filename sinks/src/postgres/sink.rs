@@ -221,6 +221,8 @@ impl Inner {
     async fn prune_chunk(&self) -> Result<u64> {
         let failed = |error| self.failed("prune the log", error);
         let mut tx = begin_in(&self.pool).await.map_err(failed)?;
+        // Who empties or switches the log locks the row before the log, too.
+        self.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
         let removed = prune(&mut tx, &self.tables, self.retention).await?;
         tx.commit().await.map_err(failed)?;
         Ok(removed)
