@@ -229,20 +229,13 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Lets one of those who come find that it is time to prune a relay's log, once a minute.
-#[derive(Debug)]
+/// Lets one of those who come find that it is time to prune a relay's log: at once, and then once a
+/// minute.
+#[derive(Debug, Default)]
 pub struct PruneTurn(AtomicI64);
 
 /// Microseconds between two turns.
 const PRUNE_EVERY: i64 = 60_000_000;
-
-impl Default for PruneTurn {
-    fn default() -> Self {
-        Self(AtomicI64::new(
-            Timestamp::now().as_micros().saturating_add(PRUNE_EVERY),
-        ))
-    }
-}
 
 impl PruneTurn {
     /// Whether it is the caller's.
@@ -252,5 +245,19 @@ impl PruneTurn {
         let next = now.saturating_add(PRUNE_EVERY);
         let order = Ordering::Relaxed;
         now >= due && self.0.compare_exchange(due, next, order, order).is_ok()
+    }
+
+    /// Whether the caller, whose turn it is, prunes another chunk: `chunk` rows were removed of at most
+    /// `full`, `removed` together with those before. Once that is more than was `written`, the rest is
+    /// left to the next who comes, so that none waits long and the log becomes shorter nevertheless.
+    pub fn goes_on(&self, chunk: u64, full: u64, removed: u64, written: usize) -> bool {
+        if chunk < full {
+            return false;
+        }
+        let left = usize::try_from(removed).is_ok_and(|removed| removed <= written);
+        if !left {
+            self.0.store(0, Ordering::Relaxed);
+        }
+        left
     }
 }

@@ -15,6 +15,7 @@ mod collections;
 mod conformance;
 mod documents;
 mod flights;
+mod relay;
 mod store;
 
 /// The ends of a bridge of tables, as the tests of PostgreSQL's tables have them.

@@ -19,7 +19,7 @@ use super::pair::{Kind, Pair};
 use super::run::{Running, head, until};
 
 /// A source, and a relay of it that was never written.
-async fn relayed(middle: Kind) -> Pair {
+pub(super) async fn relayed(middle: Kind) -> Pair {
     let mut first = Pair::open(Kind::Sqlite, middle).await;
     first.sink = first.to.relay(&first.name, Relay::On).await.unwrap();
     first
@@ -46,7 +46,7 @@ async fn close(first: Pair, last: Pair) {
 }
 
 /// Everything that a log tells from its start.
-async fn told(store: &Arc<dyn Store>) -> Vec<Change> {
+pub(super) async fn told(store: &Arc<dyn Store>) -> Vec<Change> {
     let log = store.log().unwrap();
     let (start, end) = (log.start(), head(store).await);
     let mut told = Vec::new();

@@ -14,6 +14,7 @@ mod fan_out;
 mod loops;
 mod matrix;
 pub(crate) mod pair;
+mod relay_logs;
 pub(crate) mod run;
 
 use pair::{Kind, Pair};

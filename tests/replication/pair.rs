@@ -282,6 +282,16 @@ impl Place {
         Box::pin(url.open_sink_with(name, options)).await
     }
 
+    /// As [`sink`](Self::sink), whose log is kept so long, where it has one.
+    pub(crate) async fn kept(&self, name: &StoreName, retention: Retention) -> ReplicaSink {
+        let url = DatabaseUrl::parse(&self.url).unwrap();
+        let options = ReplicaOptions {
+            retention,
+            ..ReplicaOptions::default()
+        };
+        Box::pin(url.open_sink_with(name, options)).await.unwrap()
+    }
+
     /// Keeps the present state of a source, whose store must be closed, as a backup.
     pub(crate) async fn back_up(&self) -> Self {
         if self.kind == Kind::Sqlite {

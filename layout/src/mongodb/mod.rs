@@ -26,10 +26,10 @@ pub use lock::{Locked, lock, unlock};
 pub use payload::{json_of, payload_of, put_payload};
 pub use promote::promote;
 pub use prune::{PRUNE_ROWS, prune};
-pub use relay::{Relayed, followers, forget_log, relayed, remove_pruned, write_log};
+pub use relay::{Relayed, followers, forget_log, no_relays, relayed, remove_pruned, write_log};
 pub use rows::{
-    EntryRow, LOG_TAG, decode_entry, decode_log_row, decode_stream, int_in, integer, key_of,
-    label_fields, log_document, now_of, optional_integer, pairs_array, text, uint,
+    EntryRow, LOG_TAG, MAX_DOCUMENT, decode_entry, decode_log_row, decode_stream, int_in, integer,
+    key_of, label_fields, log_document, now_of, optional_integer, pairs_array, text, uint,
 };
 pub use schema::{Collections, Role, SCHEMA_VERSION, StoreRow, load, open_replica, open_source};
 pub use transaction::{Attempts, Tx};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::contents::Rows;
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_duplicate};
-use super::relay::load_in;
+use super::relay::{load_in, remove_pruned};
 use super::rows::{decode_stream, integer, log_document};
 use super::schema::{Collections, PLAIN, Role, StoreRow, dedup_index, load, name_index};
 use super::transaction::Tx;
@@ -60,6 +60,8 @@ pub async fn promote(
         .collection(&collections.streams)
         .drop_index("name_of_replica")
         .await;
+    // So does what is left of the log of one that was a relay.
+    let _ = remove_pruned(database, collections).await;
     load(database, store).await?.ok_or_else(missing)
 }
 
@@ -76,7 +78,10 @@ async fn take_over(tx: &mut Tx<'_>, collections: &Collections, log: bool) -> Res
     let trimmed = highest(tx, &collections.streams, "trimmed_through").await?;
     let last_key = highest(tx, &collections.streams, "_id").await?;
     // A relay keeps its identity, and its log goes on, so that who follows it does.
-    let before = load_in(tx, collections).await?.filter(|row| row.relay);
+    let row = load_in(tx, collections).await?;
+    // The log of one that was a relay has ended here.
+    let ended = row.as_ref().map_or(0, |row| row.last_seq);
+    let before = row.filter(|row| row.relay);
     let relayed = before.is_some();
     let mut set = doc! {
         "role": "source",
@@ -94,7 +99,7 @@ async fn take_over(tx: &mut Tx<'_>, collections: &Collections, log: bool) -> Res
         // store holds is not in its log. The first row counts as pruned, and the second repeats a
         // name, which changes nothing.
         let row = LogRow {
-            seq: 2,
+            seq: ended + 2,
             at: ledger_core::Timestamp::now(),
             stream: decode_stream(&first)?.stream,
             kind: RENAME,
@@ -104,7 +109,7 @@ async fn take_over(tx: &mut Tx<'_>, collections: &Collections, log: bool) -> Res
         };
         let row = log_document(&row, 1)?;
         tx.insert(OPERATION, &collections.log, &[row]).await?;
-        set.extend(doc! {"pruned_through": 1_i64, "last_seq": 2_i64});
+        set.extend(doc! {"pruned_through": ended + 1, "last_seq": ended + 2});
     }
     let statement = doc! {
         "q": {"_id": store, "role": "replica"},

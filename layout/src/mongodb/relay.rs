@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::cursors::{cursor, id};
 use super::database::{Deployment, MongoDatabase};
 use super::error::failed;
-use super::rows::{integer, log_document, text};
+use super::rows::{MAX_DOCUMENT, integer, log_document, text};
 use super::schema::{Collections, PLAIN, Role, SCHEMA_VERSION, StoreRow, load};
 use super::transaction::Tx;
 use crate::log::LogRow;
@@ -74,7 +74,8 @@ async fn find_one(
     found.map_err(|error| failed(OPERATION, "", error))
 }
 
-/// Writes rows into the log, and draws their numbers, which are given in the order of the commits.
+/// Writes rows into the log, and draws their numbers, which are given in the order of the commits;
+/// `Rejected` where MongoDB will never take one.
 pub async fn write_log(
     tx: &mut Tx<'_>,
     collections: &Collections,
@@ -86,12 +87,27 @@ pub async fn write_log(
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let draw = doc! {"$set": {"last_seq": {"$add": ["$last_seq", count]}}};
     let last = change(tx, collections, draw).await?;
-    let documents = (last - count + 1..).zip(rows).map(|(seq, row)| {
-        let changes = i64::try_from(row.changes()).unwrap_or(i64::MAX);
-        log_document(&LogRow { seq, ..row }, changes)
-    });
+    let documents = (last - count + 1..).zip(rows);
+    let documents = documents.map(|(seq, row)| document(&LogRow { seq, ..row }));
     let documents = documents.collect::<Result<Vec<_>>>()?;
-    tx.insert(OPERATION, &collections.log, &documents).await
+    let log = &collections.log;
+    tx.insert_delivered(OPERATION, log, &documents).await
+}
+
+/// `Rejected` for a row that MongoDB cannot hold.
+fn document(row: &LogRow) -> Result<RawDocumentBuf> {
+    let changes = i64::try_from(row.changes()).unwrap_or(i64::MAX);
+    let document = log_document(row, changes)?;
+    let size = document.as_bytes().len();
+    if size <= MAX_DOCUMENT {
+        return Ok(document);
+    }
+    let what = format!(
+        "a change of stream {:?} becomes a log row of {size} bytes, and MongoDB holds at most \
+         {MAX_DOCUMENT}",
+        row.stream.name
+    );
+    Err(Error::new(ErrorKind::Rejected, OPERATION, what))
 }
 
 /// Changes the store's document, and tells the last number that was drawn.
@@ -121,18 +137,11 @@ pub(super) async fn set_relay(
     };
     let row = load(database, &collections.store).await?;
     if row.is_some_and(|row| row.relay == wanted) {
-        return Ok(());
+        // Who switched it may have broken off before.
+        return remove_pruned(database, collections).await;
     }
     if wanted && database.deployment() == Deployment::Standalone {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "open replica",
-            format!(
-                "relay: {} is no replica set, and without transactions a delivery and its row of the \
-                 log could part; start mongod with --replSet",
-                database.config()
-            ),
-        ));
+        return Err(no_relays(database, "open replica"));
     }
     if !wanted {
         let followers = followers(database, collections).await?;
@@ -142,6 +151,19 @@ pub(super) async fn set_relay(
     }
     mongodb_transaction!(database, OPERATION, tx => switch(tx, collections, wanted))?;
     remove_pruned(database, collections).await
+}
+
+/// Why there are no relays on a standalone server.
+pub fn no_relays(database: &MongoDatabase, operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        format!(
+            "relay: {} is no replica set, and without transactions a delivery and its row of the log \
+             could part; start mongod with --replSet",
+            database.config()
+        ),
+    )
 }
 
 async fn switch(tx: &mut Tx<'_>, collections: &Collections, wanted: bool) -> Result<()> {

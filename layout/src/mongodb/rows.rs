@@ -14,6 +14,9 @@ use mongodb::bson::{
 use super::payload::{payload_of, put_payload};
 use crate::log::{LogRow, decode_ids, encode_ids};
 
+/// The most bytes of a document.
+pub const MAX_DOCUMENT: usize = 16 << 20;
+
 /// The tag of cursors of a MongoDB store's log.
 pub const LOG_TAG: u8 = b'm';
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_duplicate};
-use super::relay::set_relay;
+use super::relay::{no_relays, set_relay};
 use super::rows::{integer, text};
 use crate::relay::Relay;
 
@@ -152,7 +152,7 @@ pub async fn open_source(
 }
 
 /// Opens a replica, and creates it where it does not exist and may be created; `InvalidInput` for a
-/// store that callers write.
+/// store that callers write, `Unsupported` for a relay whose server is no replica set any more.
 pub async fn open_replica(
     database: &MongoDatabase,
     collections: &Collections,
@@ -160,6 +160,9 @@ pub async fn open_replica(
 ) -> Result<()> {
     let row = open(database, collections, Role::Replica, false).await?;
     if row.role == Role::Replica {
+        if row.relay && database.deployment() == Deployment::Standalone {
+            return Err(no_relays(database, "open replica"));
+        }
         return set_relay(database, collections, relay).await;
     }
     Err(Error::invalid(

@@ -62,11 +62,11 @@ pub async fn promote(conn: &mut PgConnection, tables: &Tables) -> Result<()> {
     let begin_log = [
         // What the replica holds is not in its log, so a reader must not begin before the log: its
         // first row is pruned, and its second one repeats a name, which changes nothing.
-        "SELECT setval('{log_seq}', 1) FROM {streams} LIMIT 1",
+        "SELECT nextval('{log_seq}') FROM {streams} LIMIT 1",
         "INSERT INTO {log} (at, stream_key, stream_name, name_version, kind, ids, version, body) \
          SELECT clock_timestamp(), key, name, name_version, 5, '{}', 0, '' \
          FROM {streams} ORDER BY key LIMIT 1",
-        "UPDATE {ledger.stores} SET pruned_through = 1 \
+        "UPDATE {ledger.stores} SET pruned_through = (SELECT min(seq) - 1 FROM {log}) \
          WHERE name = '{store}' AND EXISTS (SELECT 1 FROM {log})",
     ];
     let begin_log = begin_log.iter().filter(|_| before.is_none());

@@ -374,18 +374,21 @@ async fn begin_log(conn: &mut SqliteConnection, tables: &Tables) -> Result<()> {
     let sql = format!(
         "INSERT INTO {log} (seq, at, stream_key, stream_name, name_version, kind, ids, version,
            body, changes)
-         SELECT 2, ?1, key, name, name_version, ?2, ?3, 0, x'', 1
+         SELECT 2 + (SELECT pruned_through FROM ledger_stores WHERE name = ?4),
+           ?1, key, name, name_version, ?2, ?3, 0, x'', 1
          FROM {streams} ORDER BY key LIMIT 1"
     );
     let inserted = sqlx::query(AssertSqlSafe(sql))
         .bind(Timestamp::now().as_micros())
         .bind(crate::log::RENAME)
         .bind(encode_ids(&[])?)
+        .bind(store.as_str())
         .execute(&mut *conn)
         .await
         .map_err(fail)?;
     if inserted.rows_affected() > 0 {
-        sqlx::query("UPDATE ledger_stores SET pruned_through = 1 WHERE name = ?1")
+        let next = "UPDATE ledger_stores SET pruned_through = pruned_through + 1 WHERE name = ?1";
+        sqlx::query(next)
             .bind(store.as_str())
             .execute(conn)
             .await
@@ -434,7 +437,12 @@ pub async fn promote(conn: &mut SqliteConnection, tables: &Tables, log: bool) ->
            WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{store}_entries');
          UPDATE sqlite_sequence
            SET seq = max(seq, (SELECT coalesce(max(trimmed_through), 0) FROM {streams}))
-           WHERE name = '{store}_entries';",
+           WHERE name = '{store}_entries';
+         INSERT INTO sqlite_sequence (name, seq) SELECT '{store}_log', 0
+           WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{store}_log');
+         UPDATE sqlite_sequence
+           SET seq = max(seq, (SELECT pruned_through FROM ledger_stores WHERE name = '{store}'))
+           WHERE name = '{store}_log';",
         tables.source_indexes()
     );
     sqlx::raw_sql(AssertSqlSafe(script))

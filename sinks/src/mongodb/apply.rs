@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ledger_core::{Entry, EntryId, EntryKey, Error, ErrorKind, Result, StreamKey, Timestamp};
 use ledger_layout::mongodb::{
-    Collections, EntryRow, Rows, Tx, failed, forget_log, int_in, key_of, pairs_array, streams_at,
-    uint,
+    Collections, EntryRow, MAX_DOCUMENT, Rows, Tx, failed, forget_log, int_in, key_of, pairs_array,
+    streams_at, uint,
 };
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::options::FindOptions;
@@ -13,8 +13,6 @@ use mongodb::options::FindOptions;
 use crate::delta::{Delta, StreamDelta};
 
 const OPERATION: &str = "write replica";
-/// The most bytes of a document.
-const MAX_DOCUMENT: usize = 16 << 20;
 
 /// Writes streams, entries, labels and trims, in this order.
 pub(super) async fn delta(

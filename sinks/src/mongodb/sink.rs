@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName};
 use ledger_layout::mongodb::{
-    Collections, Deployment, MongoConfig, MongoContents, MongoCursors, MongoDatabase, Tx,
-    advance_within, failed, open_replica, prune, relayed, remove_pruned, write_log,
+    Collections, Deployment, MongoConfig, MongoContents, MongoCursors, MongoDatabase, PRUNE_ROWS,
+    Tx, advance_within, failed, no_relays, open_replica, prune, relayed, remove_pruned, write_log,
 };
 use ledger_layout::{ReplicaOptions, Retention, mongodb_transaction, relay};
 use mongodb::bson::doc;
@@ -39,7 +39,8 @@ pub struct MongoSink {
 impl MongoSink {
     /// Opens a replica, and creates it where it does not exist and may be created.
     ///
-    /// `InvalidInput` where the database has a store of this name that is a source of its own.
+    /// `InvalidInput` where the database has a store of this name that is a source of its own;
+    /// `Unsupported` where it is a relay and the server is no replica set any more.
     pub async fn open(config: MongoConfig, store: StoreName) -> Result<Self> {
         Self::open_with(config, store, ReplicaOptions::default()).await
     }
@@ -126,6 +127,10 @@ impl MongoSink {
                 Ok(found.relay)
             }
             Deployment::Standalone => {
+                // It was made one while the server was a member of a replica set.
+                if relayed(tx, &self.collections, pipeline).await?.relay {
+                    return Err(no_relays(&self.database, "deliver"));
+                }
                 advance_within(tx, store, pipeline, fence, None).await?;
                 apply::delta(tx, &self.collections, delta).await?;
                 let touched = delta.streams.keys().copied().collect();
@@ -136,19 +141,37 @@ impl MongoSink {
         }
     }
 
-    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
-    /// fails no delivery.
-    async fn prune_in_passing(&self) {
+    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
+    /// here fails again later, so it fails no delivery.
+    async fn prune_in_passing(&self, written: usize) {
         if !self.prune_turn.take() {
             return;
         }
-        let (collections, retention) = (&*self.collections, self.retention);
-        let pruned = mongodb_transaction!(self.database, "prune the log of a relay", tx => {
-            prune(tx, collections, retention)
-        });
-        if let Err(error) = pruned {
-            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
+        let mut removed = 0;
+        loop {
+            let chunk = match self.prune_chunk().await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(error, "the log of a relay was not pruned");
+                    return;
+                }
+            };
+            removed += chunk;
+            if !self
+                .prune_turn
+                .goes_on(chunk, PRUNE_ROWS.unsigned_abs(), removed, written)
+            {
+                return;
+            }
         }
+    }
+
+    async fn prune_chunk(&self) -> Result<u64> {
+        let (collections, retention) = (&*self.collections, self.retention);
+        mongodb_transaction!(self.database, "prune the log of a relay", tx => {
+            prune(tx, collections, retention)
+        })
     }
 }
 
@@ -161,7 +184,7 @@ impl Sink<Change> for MongoSink {
         })?;
         if relay {
             self.database.committed(&self.collections.store);
-            self.prune_in_passing().await;
+            self.prune_in_passing(batch.items.len()).await;
         }
         Ok(())
     }

@@ -9,9 +9,9 @@ use ledger_core::{
     SourceId, StoreName,
 };
 use ledger_layout::postgres::{
-    PostgresConfig, PostgresContents, PostgresCursors, RELAY, Role, Tables, begin_in, channel,
-    check_server, failed, find_store, forget_log, notify, open_store, prune, set_relay, stored_in,
-    write_log,
+    PRUNE_ROWS, PostgresConfig, PostgresContents, PostgresCursors, RELAY, Role, Tables, begin_in,
+    channel, check_server, failed, find_store, forget_log, notify, open_store, prune, set_relay,
+    stored_in, write_log,
 };
 use ledger_layout::{ReplicaOptions, Retention, StoreOptions, relay};
 use sqlx::postgres::PgPool;
@@ -195,22 +195,37 @@ impl Inner {
         self.lock_role(conn, "FOR SHARE").await
     }
 
-    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
-    /// fails no delivery.
-    async fn prune_in_passing(&self) {
-        const OPERATION: &str = "prune the log";
+    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
+    /// here fails again later, so it fails no delivery.
+    async fn prune_in_passing(&self, written: usize) {
         if !self.prune_turn.take() {
             return;
         }
-        let failed = |error| self.failed(OPERATION, error);
-        let pruned = async {
-            let mut tx = begin_in(&self.pool).await.map_err(failed)?;
-            prune(&mut tx, &self.tables, self.retention).await?;
-            tx.commit().await.map_err(failed)
-        };
-        if let Err(error) = pruned.await {
-            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
+        let mut removed = 0;
+        loop {
+            let chunk = match self.prune_chunk().await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(error, "the log of a relay was not pruned");
+                    return;
+                }
+            };
+            removed += chunk;
+            if !self.prune_turn.goes_on(chunk, PRUNE_ROWS, removed, written) {
+                return;
+            }
         }
+    }
+
+    async fn prune_chunk(&self) -> Result<u64> {
+        let failed = |error| self.failed("prune the log", error);
+        let mut tx = begin_in(&self.pool).await.map_err(failed)?;
+        // Who empties or switches the log locks the row before the log, too.
+        self.lock_role(&mut tx, "FOR NO KEY UPDATE").await?;
+        let removed = prune(&mut tx, &self.tables, self.retention).await?;
+        tx.commit().await.map_err(failed)?;
+        Ok(removed)
     }
 
     fn of_another(&self, bound: &SourceId, source: &SourceId) -> Error {
@@ -269,7 +284,7 @@ impl Sink<Change> for PostgresSink {
         tx.commit().await.map_err(failed)?;
         if found.relay && !batch.items.is_empty() {
             notify(&inner.pool, &inner.channel).await;
-            inner.prune_in_passing().await;
+            inner.prune_in_passing(batch.items.len()).await;
         }
         Ok(())
     }

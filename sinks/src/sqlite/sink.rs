@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ledger_core::{Batch, Change, CursorStore, Replica, Result, Sink, StoreName, Timestamp};
 use ledger_layout::sqlite::{
-    Database, SqliteConfig, SqliteContents, SqliteCursors, Tables, advance_within, failed,
-    open_replica, prune, relayed, write_log,
+    Database, PRUNE_ROWS, SqliteConfig, SqliteContents, SqliteCursors, Tables, advance_within,
+    failed, open_replica, prune, relayed, write_log,
 };
 use ledger_layout::{ReplicaOptions, Retention, relay};
 use sqlx::{Sqlite, Transaction};
@@ -89,22 +89,39 @@ impl SqliteSink {
         commit(transaction, "empty replica").await
     }
 
-    /// Prunes a chunk of a relay's log where it is time to. What fails here fails again later, so it
-    /// fails no delivery.
-    async fn prune_in_passing(&self) {
+    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
+    /// here fails again later, so it fails no delivery.
+    async fn prune_in_passing(&self, written: usize) {
         if !self.prune_turn.take() {
             return;
         }
-        let pruned = async {
-            let mut writer = self.database.writer().await?;
-            let mut transaction = writer.begin().await?;
-            let now = Timestamp::now();
-            prune(&mut transaction, &self.tables, self.retention, now).await?;
-            commit(transaction, "prune the log of a relay").await
-        };
-        if let Err(error) = pruned.await {
-            tracing::warn!(error = error.chain(), "the log of a relay was not pruned");
+        let mut removed = 0;
+        loop {
+            let chunk = match self.prune_chunk().await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(error, "the log of a relay was not pruned");
+                    return;
+                }
+            };
+            removed += chunk;
+            if !self
+                .prune_turn
+                .goes_on(chunk, PRUNE_ROWS.unsigned_abs(), removed, written)
+            {
+                return;
+            }
         }
+    }
+
+    async fn prune_chunk(&self) -> Result<u64> {
+        let mut writer = self.database.writer().await?;
+        let mut transaction = writer.begin().await?;
+        let now = Timestamp::now();
+        let removed = prune(&mut transaction, &self.tables, self.retention, now).await?;
+        commit(transaction, "prune the log of a relay").await?;
+        Ok(removed)
     }
 
     /// Closes the database. Every later call is `Closed`.
@@ -141,7 +158,7 @@ impl Sink<Change> for SqliteSink {
         commit(transaction, "deliver").await?;
         drop(writer);
         if found.relay {
-            self.prune_in_passing().await;
+            self.prune_in_passing(batch.items.len()).await;
         }
         Ok(())
     }

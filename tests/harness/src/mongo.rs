@@ -94,6 +94,15 @@ impl Mongo {
         self.launch().await;
     }
 
+    /// As [`restart`](Self::restart), as a server that is no member of a replica set any more.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn restart_standalone(&mut self) {
+        self.standalone = true;
+        self.restart().await;
+    }
+
     async fn launch(&mut self) {
         let data = self.server.folder().join("data");
         std::fs::create_dir_all(&data)
