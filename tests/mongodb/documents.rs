@@ -237,6 +237,43 @@ async fn a_bridge_that_is_given_the_other_form_goes_on_in_it() {
     captured.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_is_killed_while_it_takes_the_other_form_copies_every_collection() {
+    let mut captured = Captured::shared(Engine::Today, "a,b,empty").await;
+    let (a, b, empty) = (
+        captured.collection("a"),
+        captured.collection("b"),
+        captured.collection("empty"),
+    );
+    let of = |range: std::ops::Range<i32>| range.map(|n| doc! {"_id": n, "n": n});
+    a.insert_many(of(0..20_000)).await.unwrap();
+    b.insert_many(of(0..100)).await.unwrap();
+    empty
+        .insert_many((0..10).map(|n| doc! {"_id": n}))
+        .await
+        .unwrap();
+    captured.ends.once().await.unwrap();
+    captured.ends.documents = Some(Documents::Columns);
+    // A change of a collection that waits for its copy.
+    b.insert_many(of(1_000..1_010)).await.unwrap();
+    let running = captured.ends.start().await;
+    until("the change has arrived", async || {
+        let sql = "SELECT count() FROM b WHERE _id = '1005'";
+        captured.ends.number(sql).await > 0
+    })
+    .await;
+    running.task.abort();
+    let _ = running.task.await;
+    captured.ends.assert_equal().await;
+    for (table, count) in [("a", 20_000), ("b", 110)] {
+        let sql = format!("SELECT count(n) FROM {table}_current");
+        assert_eq!(captured.ends.number(&sql).await, count, "{table}");
+    }
+    let sql = "SELECT count() FROM empty_current";
+    assert_eq!(captured.ends.number(sql).await, 10);
+    captured.close().await;
+}
+
 /// A document whose fields and their types depend on its number.
 fn odd(n: i32) -> Document {
     let value = match n % 7 {

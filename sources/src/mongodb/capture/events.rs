@@ -48,6 +48,7 @@ impl Following {
                 items.push(self.item(event, &collection, op));
             }
             "delete" if known => {
+                self.make_known(&collection, &mut items);
                 let key = event
                     .get_document("documentKey")
                     .map_err(|_| malformed("a delete names no document"))?;
@@ -115,23 +116,30 @@ impl Following {
     }
 
     fn noted(&mut self, collection: &str, state: CopyState) -> Item {
-        Item::noted(self.shapes.table(collection), state)
+        let table = self.shapes.table_at(collection, state.point());
+        Item::noted(table, state)
     }
 
-    /// Makes the table of a collection that the sink has none of, before there are rows of it.
+    /// Makes the table of a collection that the sink has none of, before there are rows of it, and
+    /// notes that it is to be copied where it waits for that: a change of it tells the table as it is
+    /// now, with which what is noted of an earlier copy would say that it is complete.
     fn make_known(&mut self, collection: &str, items: &mut Vec<Item>) {
         let mut waiting = self.pending.iter_mut();
         let waiting = waiting.find(|pending| pending.collection == collection);
-        if !self.known.insert(collection.to_owned()) {
+        let is_new = self.known.insert(collection.to_owned());
+        if let Some(pending) = waiting {
+            if pending.begun.is_none() && pending.resumed.is_none() {
+                // Its copy begins with this.
+                let point = pending.point(self.position);
+                pending.begun = Some(point);
+                items.push(self.noted(collection, CopyState::Begun { point }));
+            }
+            return;
+        }
+        if !is_new {
             return;
         }
         let position = self.position.time;
-        if let Some(pending) = waiting {
-            // Its copy begins with this.
-            let point = *pending.begun.get_or_insert(position);
-            items.push(self.noted(collection, CopyState::Begun { point }));
-            return;
-        }
         // It did not exist when the stream began.
         let point = position.saturating_sub(1);
         items.push(self.noted(collection, CopyState::Begun { point }));

@@ -14,6 +14,7 @@ use ledger_core::{
 };
 use ledger_layout::mongodb::{MongoDatabase, text};
 use mongodb::bson::{RawBsonRef, RawDocument};
+use tokio::sync::OwnedSemaphorePermit;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::copying::{Copying, Pending};
@@ -47,6 +48,8 @@ pub(super) struct Following {
     pub(super) is_copying: Arc<AtomicBool>,
     pub(super) copy: Option<Copying>,
     alive_at: Option<Instant>,
+    /// The room of the events whose steps are not handed on yet: they are as large.
+    rooms: Vec<OwnedSemaphorePermit>,
     over: bool,
 }
 
@@ -81,6 +84,7 @@ impl Following {
             is_copying,
             copy: None,
             alive_at: None,
+            rooms: Vec::new(),
             over: false,
         }
     }
@@ -91,6 +95,7 @@ impl Following {
             if this.over {
                 return None;
             }
+            this.rooms.clear();
             let mut steps = Vec::new();
             let done = Box::pin(this.next(&mut steps)).await;
             let mut results: Vec<_> = steps.into_iter().map(Ok).collect();
@@ -133,7 +138,8 @@ impl Following {
 
     async fn take(&mut self, told: Told, steps: &mut Vec<Step<RowChange>>) -> Result<()> {
         match told {
-            Told::Event(event, _room) => {
+            Told::Event(event, room) => {
+                self.rooms.push(room);
                 self.event(&event, steps).await?;
                 self.alive_at = Some(Instant::now());
             }

@@ -68,8 +68,9 @@ impl Shapes {
             for state in states {
                 let collection = state.table.name.table.clone();
                 let base = values::table(database, &collection);
-                if extends(&state.table, &base) {
-                    let shape = Shape::new(Arc::clone(&state.table), state.version);
+                let table = values::in_columns(Arc::clone(&state.table));
+                if extends(&table, &values::in_columns(base)) {
+                    let shape = Shape::new(table, state.version);
                     this.by_collection.insert(collection, shape);
                 }
             }
@@ -78,11 +79,14 @@ impl Shapes {
     }
 
     fn shape(&mut self, collection: &str) -> &mut Shape {
-        let database = &self.database;
+        let (database, documents) = (&self.database, self.documents);
         self.by_collection
             .entry(collection.to_owned())
             .or_insert_with(|| {
-                let table = values::table(database, collection);
+                let mut table = values::table(database, collection);
+                if documents == Documents::Columns {
+                    table = values::in_columns(table);
+                }
                 Shape::new(table, Version::default())
             })
     }
@@ -90,6 +94,13 @@ impl Shapes {
     /// The table as it was handed on last.
     pub(super) fn table(&mut self, collection: &str) -> Arc<Table> {
         Arc::clone(&self.shape(collection).table)
+    }
+
+    /// The table where its copy begins, noted at the copy's `point`: no shape is told below that.
+    pub(super) fn table_at(&mut self, collection: &str, point: u64) -> Arc<Table> {
+        let shape = self.shape(collection);
+        shape.version = shape.version.max(Version::new(point, 0));
+        Arc::clone(&shape.table)
     }
 
     /// Widens a table by what a document has.

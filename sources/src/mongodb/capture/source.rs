@@ -11,8 +11,8 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ledger_core::pipeline::Step;
 use ledger_core::{
-    Consumers, CopyState, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result,
-    RowChange, Source, SourceId, StoreName, Table, TableName, TableSink, TableState,
+    Consumers, Cursor, DeadLetters, Error, ErrorKind, Lag, PipelineId, Progress, Result, RowChange,
+    Source, SourceId, StoreName, Table, TableName, TableSink, TableState,
 };
 use ledger_layout::mongodb::{Collections, Deployment, MongoConfig, MongoDatabase, failed, text};
 use mongodb::bson::{Bson, RawDocumentBuf, doc};
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::copying::Pending;
 use super::feed::Feed;
 use super::follow::{Following, OPERATION};
-use super::options::{CollectionOptions, Documents};
+use super::options::CollectionOptions;
 use super::position::{Position, number};
 use super::shapes::Shapes;
 use super::values::SCHEMA;
@@ -48,9 +48,6 @@ pub struct MongoCapture {
     /// When the stream was last read to its end.
     caught_up: Mutex<Instant>,
 }
-
-/// How many columns a table of documents as a whole has.
-const WHOLE: usize = 2;
 
 /// Which collections are carried.
 #[derive(Debug, Clone)]
@@ -182,29 +179,12 @@ impl MongoCapture {
             .collect();
         let mut pending = VecDeque::new();
         for name in self.names(selected).await? {
-            let state = noted.get(name.as_str());
-            let state = state.filter(|state| self.is_of_this_form(state));
-            match state.map(|state| &state.copy) {
-                Some(CopyState::Done { .. }) => {}
-                Some(CopyState::Upto { point, after }) => pending.push_back(Pending {
-                    resumed: Some((*point, after.clone())),
-                    ..Pending::new(name)
-                }),
-                _ => pending.push_back(Pending {
-                    left_out: !self.options.copy,
-                    ..Pending::new(name)
-                }),
-            }
+            let state = noted.get(name.as_str()).copied();
+            let (documents, copy) = (self.options.documents, self.options.copy);
+            pending.extend(Pending::of(&name, state, documents, copy));
         }
         let known = noted.into_keys().map(str::to_owned);
         Ok((known.collect(), pending))
-    }
-
-    /// Whether the rows of a table have the columns that they would be given now. Those of documents
-    /// as a whole have none; so has a table whose documents have no fields, which costs little to copy
-    /// again.
-    fn is_of_this_form(&self, state: &TableState) -> bool {
-        self.options.documents == Documents::Doc || state.table.columns.len() > WHOLE
     }
 }
 

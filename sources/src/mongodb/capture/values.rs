@@ -19,6 +19,27 @@ pub(super) const DOC: &str = "doc";
 /// The end of the year 9999, the last millisecond that relaxed extended JSON writes as a date.
 const LAST_WRITTEN: i64 = 253_402_300_799_999;
 
+/// What the key's column is declared as where a table is written in columns. A sink notes it with
+/// the table, and it says in which form its rows are: a table that no field came to has as many
+/// columns as one of documents as a whole.
+const BESIDE_COLUMNS: &str = "id, beside columns";
+
+/// Whether the rows of a table have a value for each field, and not for documents as a whole only.
+pub(super) fn is_in_columns(table: &Table) -> bool {
+    let key = table.columns.first();
+    key.is_some_and(|key| key.declared == BESIDE_COLUMNS)
+}
+
+/// The same table, of rows that have a value for each field.
+pub(super) fn in_columns(mut table: Arc<Table>) -> Arc<Table> {
+    if !is_in_columns(&table)
+        && let Some(key) = Arc::make_mut(&mut table).columns.first_mut()
+    {
+        BESIDE_COLUMNS.clone_into(&mut key.declared);
+    }
+    table
+}
+
 /// A collection as a table, of documents as a whole.
 pub(super) fn table(database: &str, collection: &str) -> Arc<Table> {
     let column = |name: &str, kind, key: bool, declared: &str| Column {
