@@ -27,6 +27,7 @@ impl DatabaseUrl {
     /// Where the log of a store is; none where it keeps none. `NotFound` where there is no such store.
     pub async fn log_kind(&self, store: &StoreName) -> Result<Option<LogKind>> {
         #[cfg(feature = "postgres")]
+        #[allow(irrefutable_let_patterns, reason = "there may be no other backend")]
         if let Kind::Postgres(config) = &self.0 {
             use ledger_sources::postgres::PostgresStore;
             let wal = PostgresStore::log_is_wal(config.as_ref().clone(), store).await?;
@@ -49,6 +50,7 @@ impl DatabaseUrl {
     /// backend knows one kind only.
     pub async fn keep_log_in(&self, store: &StoreName, kind: LogKind) -> Result<()> {
         #[cfg(feature = "postgres")]
+        #[allow(irrefutable_let_patterns, reason = "there may be no other backend")]
         if let Kind::Postgres(config) = &self.0 {
             use ledger_sources::postgres::PostgresStore;
             let wal = kind == LogKind::WriteAhead;

@@ -184,6 +184,7 @@ impl Opened {
     }
 
     /// The places of a table's columns that are kept in columns of this type.
+    #[cfg(feature = "postgres")]
     pub(crate) fn of_type(&self, table: &Table, type_name: &str) -> Vec<usize> {
         let places = self.note.places(table, self.note.version);
         let slots = self.destination.slots.iter().zip(places);
