@@ -131,7 +131,61 @@ impl Harness for Sharded {
     }
 }
 
+/// The cases of what is in tables over shards; the rest is as on one server.
 mod sharded {
     use super::*;
-    ledger::conformance_tests!(Sharded::new(&ledger_harness::shared::clickhouse_url()));
+    ledger_core::__conformance_make! {
+        tests Sharded::new(&ledger_harness::shared::clickhouse_url());
+        append {
+            every_field_reads_back,
+            ten_thousand_entries_are_one_append,
+            concurrent_appends_keep_their_order,
+            stat_tells_the_state,
+        }
+        contents {
+            contents_agree_with_reads_and_log,
+            ranges_hold_their_borders,
+            entries_are_found_by_their_keys,
+        }
+        dedup {
+            across_batches_the_first_wins,
+            concurrent_writers_keep_each_key_once,
+            a_trim_frees_its_keys,
+        }
+        handles {
+            writers_on_two_handles_keep_one_order,
+        }
+        labels {
+            set_tags_replaces_all,
+            set_annotations_merges_and_delete_wins,
+            labels_change_what_is_found,
+            concurrent_annotations_lose_nothing,
+        }
+        read {
+            each_condition_holds,
+            conditions_hold_together,
+            pages_join_without_a_seam,
+            a_reader_beside_writers_skips_nothing,
+        }
+        rename {
+            labels_and_trims_work_after_a_rename,
+        }
+        search {
+            a_substring_is_found,
+            all_streams_are_searched,
+            pages_of_a_search_join,
+        }
+        snapshot {
+            a_snapshot_is_the_content,
+            a_resumed_snapshot_converges,
+            snapshot_and_follow_converge_beside_writers,
+        }
+        streams {
+            an_emptied_stream_is_not_listed,
+        }
+        trim {
+            a_trim_removes_through_its_id,
+            trims_race_appends_without_harm,
+        }
+    }
 }
