@@ -16,6 +16,7 @@ mod conformance;
 mod documents;
 mod flights;
 mod relay;
+mod standalone;
 mod store;
 
 /// The ends of a bridge of tables, as the tests of PostgreSQL's tables have them.
