@@ -34,7 +34,7 @@ const WRITERS: u64 = 8;
 /// How often the bridge is killed, where `LEDGER_TEST_KILLS` does not tell.
 const KILLS: usize = 20;
 /// The same for the other pairs of stores, whose servers are killed as well.
-const FEWER_KILLS: usize = 8;
+const FEWER_KILLS: usize = 6;
 
 /// The program, as it is started again and again.
 struct Bridge {
