@@ -238,8 +238,34 @@ pub struct PruneTurn(AtomicI64);
 const PRUNE_EVERY: i64 = 60_000_000;
 
 impl PruneTurn {
+    /// Prunes where it is time to, by more rows than were `written` just now: `chunk` removes at most
+    /// `full` and tells how many. What fails here fails again later, so it fails no delivery.
+    pub async fn prune<F>(&self, written: usize, full: u64, chunk: impl Fn() -> F)
+    where
+        F: Future<Output = Result<u64>>,
+    {
+        if !self.take() {
+            return;
+        }
+        let mut removed = 0;
+        loop {
+            let rows = match chunk().await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(error, "the log of a relay was not pruned");
+                    return;
+                }
+            };
+            removed += rows;
+            if !self.goes_on(rows, full, removed, written) {
+                return;
+            }
+        }
+    }
+
     /// Whether it is the caller's.
-    pub fn take(&self) -> bool {
+    fn take(&self) -> bool {
         let now = Timestamp::now().as_micros();
         let due = self.0.load(Ordering::Relaxed);
         let next = now.saturating_add(PRUNE_EVERY);
@@ -250,7 +276,7 @@ impl PruneTurn {
     /// Whether the caller, whose turn it is, prunes another chunk: `chunk` rows were removed of at most
     /// `full`, `removed` together with those before. Once that is more than was `written`, the rest is
     /// left to the next who comes, so that none waits long and the log becomes shorter nevertheless.
-    pub fn goes_on(&self, chunk: u64, full: u64, removed: u64, written: usize) -> bool {
+    fn goes_on(&self, chunk: u64, full: u64, removed: u64, written: usize) -> bool {
         if chunk < full {
             return false;
         }

@@ -1,8 +1,9 @@
 //! Relays in MongoDB: what they need of the server, and what becomes of their logs.
 
-use ledger::mongodb::{MongoConfig, MongoSink};
+use ledger::mongodb::{MongoConfig, MongoSink, MongoStore};
 use ledger::{
-    Batch, Cursor, ErrorKind, PipelineId, Relay, ReplicaOptions, Sink as _, SourceId, StoreName,
+    Batch, Cursor, ErrorKind, PipelineId, Relay, ReplicaOptions, Sink as _, SourceId, Store as _,
+    StoreName, StoreOptions,
 };
 use ledger_harness::Mongo;
 use mongodb::bson::doc;
@@ -16,13 +17,19 @@ fn with(relay: Relay) -> ReplicaOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_on_a_server_that_is_no_replica_set_any_more_takes_nothing() {
+async fn a_log_on_a_server_that_is_no_replica_set_any_more_is_refused() {
     let mut server = Mongo::start().await;
     let config = MongoConfig::from_url(&server.url()).unwrap();
     let name = StoreName::new("carried_on").unwrap();
     let sink = MongoSink::open_with(config.clone(), name.clone(), with(Relay::On)).await;
     sink.unwrap().close().await;
+    let store = StoreName::new("with_a_log").unwrap();
+    let opened = MongoStore::open(config.clone(), store.clone(), StoreOptions::default()).await;
+    opened.unwrap().close().await;
     server.restart_standalone().await;
+    let opened = MongoStore::open(config.clone(), store, StoreOptions::default()).await;
+    let error = opened.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     for relay in [Relay::AsIs, Relay::On, Relay::Off] {
         let opened = MongoSink::open_with(config.clone(), name.clone(), with(relay)).await;
         let error = opened.unwrap_err();

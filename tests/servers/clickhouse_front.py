@@ -653,6 +653,10 @@ class Body:
             raise ClientGone from None
         self.ended = not self.chunked and self.left == 0
 
+    def waits(self):
+        """Whether the client sends nothing before it is told to go on."""
+        return self.send_continue is not None
+
     def some(self, limit):
         """Up to `limit` bytes; none only at the end."""
         if self.ended:
@@ -846,6 +850,22 @@ class Front:
                 sock.close()
 
     @staticmethod
+    def drain(sock, body):
+        """Reads the rest of a body that is refused before the answer, as the server does.
+
+        A client that is still sending would else see its connection close, and not why. One that
+        does not go on sending gets its answer all the same.
+        """
+        if body.waits():
+            return
+        deadline = time.monotonic() + 10
+        sock.settimeout(2)
+        with contextlib.suppress(ClientGone, OSError):
+            while time.monotonic() < deadline and body.some(1 << 18):
+                pass
+        sock.settimeout(None)
+
+    @staticmethod
     def linger(sock, file):
         """Reads on for a while, so that a client still sending gets to see the answer."""
         sock.shutdown(socket.SHUT_WR)
@@ -883,10 +903,10 @@ class Front:
         params = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
 
         def go_on():
-            if headers.get("expect", "").lower() == "100-continue":
-                sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-        body = Body(file, headers, go_on)
+        expects = headers.get("expect", "").lower() == "100-continue"
+        body = Body(file, headers, go_on if expects else None)
         query_id = params.get("query_id") or headers.get("x-clickhouse-query-id") \
             or str(uuid.uuid4())
         encoding = None
@@ -920,6 +940,7 @@ class Front:
         except (ClientGone, OSError):
             raise
         except Exception as error:
+            self.drain(sock, body)
             response.keep_alive = keep and body.ended
             response.fail(ServerError.of(error), self.engine.version)
         if not body.ended:

@@ -33,8 +33,6 @@ const PIPELINE: &str = "kill-test";
 const WRITERS: u64 = 8;
 /// How often the bridge is killed, where `LEDGER_TEST_KILLS` does not tell.
 const KILLS: usize = 20;
-/// The same for the other pairs of stores, whose servers are killed as well.
-const FEWER_KILLS: usize = 6;
 
 /// The program, as it is started again and again.
 struct Bridge {
@@ -113,12 +111,7 @@ async fn nothing_is_lost_or_doubled_on_the_way_into_mongodb_while_everything_is_
 }
 
 async fn killed(source: Kind, sink: Kind) {
-    let kills = if (source, sink) == (Kind::Postgres, Kind::ClickHouse) {
-        KILLS
-    } else {
-        FEWER_KILLS
-    };
-    let kills = std::env::var("LEDGER_TEST_KILLS").map_or(kills, |kills| kills.parse().unwrap());
+    let kills = std::env::var("LEDGER_TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let (mut source_server, mut sink_server) =
         tokio::join!(Server::start(source), Server::start(sink));
     let (from, to) = (source_server.url(), sink_server.url());

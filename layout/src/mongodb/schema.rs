@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::{Deployment, MongoDatabase};
 use super::error::{failed, is_duplicate};
-use super::relay::{no_relays, set_relay};
+use super::relay::set_relay;
 use super::rows::{integer, text};
 use crate::relay::Relay;
 
@@ -160,9 +160,6 @@ pub async fn open_replica(
 ) -> Result<()> {
     let row = open(database, collections, Role::Replica, false).await?;
     if row.role == Role::Replica {
-        if row.relay && database.deployment() == Deployment::Standalone {
-            return Err(no_relays(database, "open replica"));
-        }
         return set_relay(database, collections, relay).await;
     }
     Err(Error::invalid(
@@ -182,23 +179,26 @@ async fn open(
     log: bool,
 ) -> Result<StoreRow> {
     let store = &collections.store;
-    if let Some(row) = load(database, store).await? {
-        return Ok(row);
-    }
-    if !database.config().create {
+    let found = load(database, store).await?;
+    if found.is_none() && !database.config().create {
         let what = format!("{} has no store {store}", database.config());
         return Err(Error::new(ErrorKind::NotFound, "open store", what));
     }
-    if log && database.deployment() == Deployment::Standalone {
+    // Also one that is there: its server may have been a member of a replica set before.
+    let logs = found.as_ref().map_or(log, |row| row.log);
+    if logs && database.deployment() == Deployment::Standalone {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            "create store",
+            "open store",
             format!(
                 "{} is no replica set, and without transactions a mutation and its row of the log \
                  could part; start mongod with --replSet, or create store {store} without a log",
                 database.config()
             ),
         ));
+    }
+    if let Some(row) = found {
+        return Ok(row);
     }
     create(database, collections, role, log).await?;
     load(database, store).await?.ok_or_else(|| {

@@ -141,32 +141,6 @@ impl MongoSink {
         }
     }
 
-    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
-    /// here fails again later, so it fails no delivery.
-    async fn prune_in_passing(&self, written: usize) {
-        if !self.prune_turn.take() {
-            return;
-        }
-        let mut removed = 0;
-        loop {
-            let chunk = match self.prune_chunk().await {
-                Ok(chunk) => chunk,
-                Err(error) => {
-                    let error = error.chain();
-                    tracing::warn!(error, "the log of a relay was not pruned");
-                    return;
-                }
-            };
-            removed += chunk;
-            if !self
-                .prune_turn
-                .goes_on(chunk, PRUNE_ROWS.unsigned_abs(), removed, written)
-            {
-                return;
-            }
-        }
-    }
-
     async fn prune_chunk(&self) -> Result<u64> {
         let (collections, retention) = (&*self.collections, self.retention);
         mongodb_transaction!(self.database, "prune the log of a relay", tx => {
@@ -184,7 +158,11 @@ impl Sink<Change> for MongoSink {
         })?;
         if relay {
             self.database.committed(&self.collections.store);
-            self.prune_in_passing(batch.items.len()).await;
+            self.prune_turn
+                .prune(batch.items.len(), PRUNE_ROWS.unsigned_abs(), || {
+                    self.prune_chunk()
+                })
+                .await;
         }
         Ok(())
     }

@@ -195,29 +195,6 @@ impl Inner {
         self.lock_role(conn, "FOR SHARE").await
     }
 
-    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
-    /// here fails again later, so it fails no delivery.
-    async fn prune_in_passing(&self, written: usize) {
-        if !self.prune_turn.take() {
-            return;
-        }
-        let mut removed = 0;
-        loop {
-            let chunk = match self.prune_chunk().await {
-                Ok(chunk) => chunk,
-                Err(error) => {
-                    let error = error.chain();
-                    tracing::warn!(error, "the log of a relay was not pruned");
-                    return;
-                }
-            };
-            removed += chunk;
-            if !self.prune_turn.goes_on(chunk, PRUNE_ROWS, removed, written) {
-                return;
-            }
-        }
-    }
-
     async fn prune_chunk(&self) -> Result<u64> {
         let failed = |error| self.failed("prune the log", error);
         let mut tx = begin_in(&self.pool).await.map_err(failed)?;
@@ -284,7 +261,9 @@ impl Sink<Change> for PostgresSink {
         tx.commit().await.map_err(failed)?;
         if found.relay && !batch.items.is_empty() {
             notify(&inner.pool, &inner.channel).await;
-            inner.prune_in_passing(batch.items.len()).await;
+            let chunk = || inner.prune_chunk();
+            let written = batch.items.len();
+            inner.prune_turn.prune(written, PRUNE_ROWS, chunk).await;
         }
         Ok(())
     }

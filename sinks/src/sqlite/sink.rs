@@ -89,32 +89,6 @@ impl SqliteSink {
         commit(transaction, "empty replica").await
     }
 
-    /// Prunes a relay's log where it is time to, by more rows than were written just now. What fails
-    /// here fails again later, so it fails no delivery.
-    async fn prune_in_passing(&self, written: usize) {
-        if !self.prune_turn.take() {
-            return;
-        }
-        let mut removed = 0;
-        loop {
-            let chunk = match self.prune_chunk().await {
-                Ok(chunk) => chunk,
-                Err(error) => {
-                    let error = error.chain();
-                    tracing::warn!(error, "the log of a relay was not pruned");
-                    return;
-                }
-            };
-            removed += chunk;
-            if !self
-                .prune_turn
-                .goes_on(chunk, PRUNE_ROWS.unsigned_abs(), removed, written)
-            {
-                return;
-            }
-        }
-    }
-
     async fn prune_chunk(&self) -> Result<u64> {
         let mut writer = self.database.writer().await?;
         let mut transaction = writer.begin().await?;
@@ -158,7 +132,11 @@ impl Sink<Change> for SqliteSink {
         commit(transaction, "deliver").await?;
         drop(writer);
         if found.relay {
-            self.prune_in_passing(batch.items.len()).await;
+            self.prune_turn
+                .prune(batch.items.len(), PRUNE_ROWS.unsigned_abs(), || {
+                    self.prune_chunk()
+                })
+                .await;
         }
         Ok(())
     }
