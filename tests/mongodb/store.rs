@@ -265,23 +265,30 @@ async fn the_transaction_of_a_process_that_is_gone_holds_nobody_up() {
     let url = server
         .url()
         .replace(&server.port().to_string(), &port.to_string());
-    let gone = open(&url, StoreOptions::default()).await;
+    // The same store, as another process has it open.
+    let config = MongoConfig::from_url(&url).unwrap();
+    let gone = MongoStore::open(config, store.name().clone(), StoreOptions::default()).await;
+    let gone = gone.unwrap();
     let mut session = gone.database().client().start_session().await.unwrap();
     session.start_transaction().await.unwrap();
-    let entry = || vec![NewEntry::new("{}")];
     gone.within(&mut session)
-        .append(&stream(), entry(), ExpectedVersion::Any)
+        .append(&stream(), vec![NewEntry::new("{}")], ExpectedVersion::Any)
         .await
         .unwrap();
+    let other = Arc::clone(&store);
+    let mut append = tokio::spawn(async move {
+        while let Err(error) = append(&other, &[b"{}"]).await {
+            assert!(error.is_retryable(), "{}", error.chain());
+        }
+    });
+    let held = tokio::time::timeout(std::time::Duration::from_millis(500), &mut append).await;
+    assert!(held.is_err(), "an open transaction holds others up");
     // Its connections break, and it never says anything again.
     relay.abort();
     let _ = relay.await;
     std::mem::forget(session);
     let begun = std::time::Instant::now();
-    let append = async || store.append(&stream(), entry(), ExpectedVersion::Any).await;
-    while let Err(error) = append().await {
-        assert!(error.is_retryable(), "{}", error.chain());
-    }
+    append.await.unwrap();
     assert!(
         begun.elapsed() < std::time::Duration::from_secs(20),
         "{:?}",
